@@ -1,0 +1,69 @@
+"""The port between the API and whatever computes tokens.
+
+`api` and `engines` know this file and `types`, and not each other. One contract test suite runs
+against every implementation.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from local_worker.types import (
+        EngineInfo,
+        EngineStats,
+        GenerationRequest,
+        PromptSegment,
+        StepOutput,
+    )
+
+
+class Engine(Protocol):
+    """One loaded model.
+
+    Every call raises `EngineNotReadyError` while the model is not loaded (before `start`, or while
+    it is being restarted) and `EngineDiedError` when the engine ends under it.
+    """
+
+    @property
+    def info(self) -> EngineInfo:
+        """Facts about the loaded model."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request sent now would be taken."""
+        ...
+
+    async def start(self) -> None:
+        """Loads the model; raises `EngineStartError` or `ModelFileError`."""
+        ...
+
+    async def tokenize(
+        self, segments: Sequence[PromptSegment], *, add_special: bool = False
+    ) -> tuple[int, ...]:
+        """Token ids of the segments, one after the other."""
+        ...
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Text of the ids; raises `InvalidParameterError` on an id outside the vocabulary."""
+        ...
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        """Outputs of one sequence; the last one, and no other, has `finish` set.
+
+        Closing the iterator aborts the sequence: its memory is free within one step. A sequence
+        whose engine died is run again as long as nothing of it was yielded; after that the
+        iterator raises `EngineDiedError`.
+        """
+        ...
+
+    def stats(self) -> EngineStats:
+        """Gauges and counters, without waiting for the engine."""
+        ...
+
+    async def aclose(self) -> None:
+        """Ends the engine and gives all its memory back."""
+        ...

@@ -1,0 +1,251 @@
+"""The values that cross the border between the API and an engine: frozen, and of neither side.
+
+Token ids are ints of the model's vocabulary; counts are tokens unless a name says otherwise; times
+are seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Channel(StrEnum):
+    """Where a piece of generated text belongs."""
+
+    REASONING = "reasoning"
+    CONTENT = "content"
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended.
+
+    `STOP` is an end-of-generation token or a stop string, `LENGTH` is max_tokens or the context's
+    end, `ABORT` is a client that went away, `ERROR` carries a message.
+    """
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+class ClosedBy(StrEnum):
+    """What ended the (last) thought of a turn."""
+
+    MODEL = "model"
+    BUDGET = "budget"
+    SOFT = "soft"
+    TOOL_CALL = "tool_call"
+    MAX_TOKENS = "max_tokens"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: 0 keeps the whole vocabulary.
+        top_p: nucleus, in (0, 1].
+        min_p: drops tokens below this share of the most probable one, in [0, 1].
+        presence_penalty: subtracted once from every token already in the output.
+        frequency_penalty: subtracted per occurrence in the output.
+        repeat_penalty: divides (or multiplies, below zero) the logits of every token in the prompt
+            or the output; 1 is off.
+        logit_bias: (token id, added to its logit) pairs.
+        seed: of this sequence's own random stream.
+        logprobs: how many alternatives to report per token; None reports nothing.
+        min_tokens: no end-of-generation token and no stop string before so many tokens.
+        ignore_eos: never end before max_tokens.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repeat_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    seed: int = 0
+    logprobs: int | None = None
+    min_tokens: int = 0
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingTokens:
+    """A family's thought delimiters as token ids of the loaded model.
+
+    Attributes:
+        start: opens a thought.
+        end: closes it.
+        close: what a forced close appends (the operator's message, if any, then the closer).
+        close_after_newline: the same after a thought that ends in a line end.
+        tool_start: opens a tool call; empty where the family has none.
+        tool_end: closes it.
+    """
+
+    start: tuple[int, ...]
+    end: tuple[int, ...]
+    close: tuple[int, ...]
+    close_after_newline: tuple[int, ...]
+    tool_start: tuple[int, ...] = ()
+    tool_end: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingParams:
+    """The thinking part of one request.
+
+    Attributes:
+        tokens: the delimiters.
+        budget: sampled thinking tokens for the whole turn; None is no bound of its own.
+        starts_inside: the prompt ends inside a thought that the template opened.
+    """
+
+    tokens: ThinkingTokens
+    budget: int | None
+    starts_inside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One sequence to generate.
+
+    Attributes:
+        request_id: unique in the server.
+        prompt_token_ids: at least one.
+        max_tokens: output tokens at the most, thought and forced closers included; at least 1.
+        stop: strings that end the answer; they are not searched inside a thought.
+        thinking: None leaves the output as it comes, all of it content.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = SamplingParams()
+    stop: tuple[str, ...] = ()
+    thinking: ThinkingParams | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """New text on one channel."""
+
+    channel: Channel
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A content token's log-probability under the model's own distribution.
+
+    `top` holds the most probable alternatives, best first, as (token bytes, logprob).
+    """
+
+    token_id: int
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The one terminal message of a sequence.
+
+    Attributes:
+        reason: why it ended.
+        closed_by: what ended its last thought.
+        stop: the stop string that matched.
+        error: what went wrong, for `FinishReason.ERROR`.
+        queued: seconds from arrival in the engine to the first computed token.
+        prefill: seconds from there to the first output token.
+        decode: seconds from there to the end.
+    """
+
+    reason: FinishReason
+    closed_by: ClosedBy = ClosedBy.NONE
+    stop: str | None = None
+    error: str | None = None
+    queued: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What one decode step brought for one sequence.
+
+    Attributes:
+        request_id: whose.
+        deltas: new text in order; may be empty while text is held back.
+        num_tokens: output tokens so far, forced ones included.
+        num_reasoning_tokens: of those, sampled inside a thought.
+        logprobs: of the content tokens released by this step.
+        finish: set on the last output and only there.
+    """
+
+    request_id: str
+    deltas: tuple[TextDelta, ...] = ()
+    num_tokens: int = 0
+    num_reasoning_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSegment:
+    """A stretch of prompt text. Special tokens are recognised in it only where `special` is set."""
+
+    text: str
+    special: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine says about itself and its model once it is ready.
+
+    Attributes:
+        engine: its name, e.g. `llama.cpp`.
+        version: of the library.
+        model_name: as the model file calls itself.
+        vocab_size: number of token ids.
+        max_model_len: prompt and output tokens of one request at the most.
+        max_num_seqs: sequences that run at a time.
+        kv_capacity: KV cells shared by all running sequences.
+        chat_template: jinja2 source from the model file.
+        bos_token: text of the beginning-of-sequence token, empty where there is none.
+        eos_token: text of the end-of-sequence token.
+        control_tokens: spellings of the tokens that structure a prompt.
+        limits: features this engine cannot serve, as (request field, reason).
+    """
+
+    engine: str
+    version: str
+    model_name: str
+    vocab_size: int
+    max_model_len: int
+    max_num_seqs: int
+    kv_capacity: int
+    chat_template: str | None = None
+    bos_token: str = ""
+    eos_token: str = ""
+    control_tokens: tuple[str, ...] = ()
+    limits: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Gauges and counters of an engine, as of its last step."""
+
+    waiting: int = 0
+    running: int = 0
+    kv_used: int = 0
+    kv_capacity: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    restarts: int = 0
