@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import pytest
+
+from local_worker.reasoning.turn import Turn
+from local_worker.types import (
+    Channel,
+    ClosedBy,
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+    ThinkingParams,
+    ThinkingTokens,
+    TokenLogprob,
+)
+
+TOKENS = ThinkingTokens(start=(1,), end=(2,), close=(3, 2), close_after_newline=(2,))
+PIECES = {1: b"<think>", 2: b"</think>", 3: b"\n", 0: b""}
+
+
+def turn(max_tokens=100, stop=(), budget=None, thinking=False, inside=False, **sampling):
+    params = ThinkingParams(TOKENS, budget, inside) if thinking else None
+    request = GenerationRequest(
+        "r", (9,), max_tokens, SamplingParams(**sampling), stop=stop, thinking=params
+    )
+    return Turn(request)
+
+
+def run(t, *items):
+    """Feeds pieces (0 is the end of generation); returns texts by channel and the finish."""
+    texts = {Channel.REASONING: "", Channel.CONTENT: ""}
+    force, finish = t.begin(), None
+    for item in items:
+        assert finish is None, "fed after the end"
+        token_id, piece = (item, PIECES[item]) if isinstance(item, int) else (50, item)
+        step = t.step(token_id, piece, ends_generation=item == 0)
+        force += step.force
+        for delta in step.deltas:
+            texts[delta.channel] += delta.text
+        finish = step.finish
+    return texts[Channel.REASONING], texts[Channel.CONTENT], finish, force
+
+
+def test_plain_content_until_the_end():
+    t = turn()
+    assert run(t, b"Li", b"ma", 0) == ("", "Lima", FinishReason.STOP, ())
+    assert (t.num_tokens, t.num_reasoning_tokens) == (3, 0)
+
+
+def test_max_tokens_is_exact():
+    t = turn(max_tokens=2)
+    assert run(t, b"Li", b"ma") == ("", "Lima", FinishReason.LENGTH, ())
+    assert t.num_tokens == 2
+
+
+def test_a_stop_string_ends_the_turn_and_is_not_shown():
+    t = turn(stop=("ma",))
+    assert run(t, b"Li", b"m", b"a!") == ("", "Li", FinishReason.STOP, ())
+    assert t.stop == "ma"
+
+
+def test_text_held_for_a_stop_string_is_released_at_the_end():
+    assert run(turn(stop=("mat",)), b"Li", b"ma", 0)[1] == "Lima"
+
+
+def test_min_tokens_holds_off_stop_strings():
+    t = turn(stop=("a",), min_tokens=3)
+    assert run(t, b"a", b"a", b"a")[1:3] == ("aa", FinishReason.STOP)
+
+
+def test_thought_and_answer_come_apart():
+    t = turn(thinking=True, budget=10, inside=True)
+    assert run(t, b"so\n", 2, b"\n\nLima", 0) == ("so", "Lima", FinishReason.STOP, ())
+    assert (t.num_tokens, t.num_reasoning_tokens, t.closed_by) == (4, 1, ClosedBy.MODEL)
+
+
+def test_forced_tokens_count_as_output_but_not_as_thought():
+    t = turn(thinking=True, budget=2, inside=True)
+    reasoning, content, finish, force = run(t, b"a", b"b", b"\n", 2, b"Lima", 0)
+    assert (reasoning, content, finish, force) == ("ab", "Lima", FinishReason.STOP, (3, 2))
+    assert (t.num_tokens, t.num_reasoning_tokens, t.closed_by) == (8, 2, ClosedBy.BUDGET)
+
+
+def test_a_closer_that_does_not_fit_ends_the_turn_by_length():
+    t = turn(max_tokens=3, thinking=True, budget=2, inside=True)
+    assert run(t, b"a", b"b")[2] is FinishReason.LENGTH
+    assert t.num_tokens == 3
+
+
+def test_the_end_of_generation_inside_a_thought_brings_the_answer():
+    t = turn(thinking=True, budget=9, inside=True)
+    reasoning, content, finish, force = run(t, b"a", 0, b"Lima", 0)
+    assert (reasoning, content, finish, force) == ("a", "Lima", FinishReason.STOP, (3, 2))
+    assert t.num_tokens == 5
+
+
+def test_the_end_inside_a_thought_by_max_tokens_says_so():
+    t = turn(max_tokens=2, thinking=True, budget=None, inside=True)
+    assert run(t, b"a", b"b")[2] is FinishReason.LENGTH
+    assert t.closed_by is ClosedBy.MAX_TOKENS
+
+
+def test_logprobs_are_those_of_content_tokens():
+    t = turn(thinking=True, budget=1, inside=True, logprobs=0)
+    t.begin()
+    logprob = TokenLogprob(50, b"x", -0.5)
+    assert t.step(50, b"x", logprob=logprob).logprobs == ()
+    assert t.step(50, b"x", logprob=logprob).logprobs == (logprob,)
+
+
+def test_abandon_shows_what_was_held():
+    t = turn(stop=("mat",))
+    t.step(50, b"ma")
+    assert [d.text for d in t.abandon()] == ["ma"]
+
+
+@pytest.mark.parametrize("budget", [0, None])
+def test_no_delimiter_reaches_the_content(budget):
+    t = turn(thinking=True, budget=budget, inside=False)
+    assert "think" not in run(t, 2, b"a", 2, b"b", 0)[1]
