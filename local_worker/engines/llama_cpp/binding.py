@@ -1,0 +1,293 @@
+"""The native library behind a small face: a model, its context, and batches of rows.
+
+llama.cpp's spellings (n_ctx, n_batch, seq_id, pos) end here. Everything raises
+`NativeError` when the library reports a failure; nothing here knows requests or processes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from llama_cpp import llama_cpp as lib
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from local_worker.engines.llama_cpp.messages import LlamaConfig
+
+_KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
+_LOAD_MODES = {"memory": lib.LLAMA_LOAD_MODE_NONE, "mmap": lib.LLAMA_LOAD_MODE_MMAP}
+_LOG_LEVEL_WARN = 3
+_LOG_LEVEL_CONT = 5
+
+
+Handle: TypeAlias = Any
+"""A pointer that the library gave: ctypes has no type for it."""
+
+
+class NativeError(Exception):
+    """The library refused or failed; the message carries its own last words."""
+
+
+class NoKvRoomError(NativeError):
+    """The KV buffer could not take the batch; its state is what it was before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One token to compute: its id, its position in its sequence, and whether logits are wanted."""
+
+    token_id: int
+    position: int
+    slot: int
+    logits: bool
+
+
+class _NativeLog:
+    """Keeps the library's last words of warning: they are the best account of a failure."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=20)
+        self._level = 0
+        self._callback = lib.llama_log_callback(self._write)
+        lib.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _write(self, level: int, text: bytes, _: Handle) -> None:
+        self._level = self._level if level == _LOG_LEVEL_CONT else level
+        if self._level >= _LOG_LEVEL_WARN and text.strip():
+            self.lines.append(text.decode(errors="replace").strip())
+
+    def last_words(self) -> str:
+        return "; ".join(list(self.lines)[-3:]) or "llama.cpp gave no reason"
+
+
+class _TensorOverride(ctypes.Structure):
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
+
+
+class Llama:
+    """A loaded model with one context.
+
+    Args:
+        config: what to load and how.
+
+    Raises:
+        NativeError: the file cannot be loaded or the context not made.
+    """
+
+    def __init__(self, config: LlamaConfig) -> None:
+        self._log = _NativeLog()
+        self._config = config
+        lib.llama_backend_init()
+        self._model = self._load(config)
+        self._vocab = lib.llama_model_get_vocab(self._model)
+        self.vocab_size: int = lib.llama_vocab_n_tokens(self._vocab)
+        self._context = self._make_context(config)
+        self._memory = lib.llama_get_memory(self._context)
+        self._batch = _Batch(config.max_tokens_per_step)
+        self._pieces: dict[int, bytes] = {}
+        self.end_ids = frozenset(
+            i for i in range(self.vocab_size) if lib.llama_vocab_is_eog(self._vocab, i)
+        )
+
+    def _load(self, config: LlamaConfig) -> Handle:
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = config.gpu_layers
+        params.load_mode = _LOAD_MODES[config.load_mode]
+        overrides = self._expert_overrides(config.cpu_moe_layers)
+        if overrides is not None:
+            params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
+        path = str(Path(config.model_path)).encode()
+        model = lib.llama_model_load_from_file(path, params)
+        if not model:
+            raise NativeError(self._log.last_words())
+        return model
+
+    @staticmethod
+    def _expert_overrides(layers: int) -> Handle:
+        """Keeps the experts of the first layers in main memory: a null-terminated C array."""
+        if layers == 0:
+            return None
+        folder = Path(lib.__file__).parent / "lib"
+        suffix = "dylib" if (folder / "libggml-cpu.dylib").exists() else "so"
+        ggml = ctypes.CDLL(str(folder / f"libggml-base.{suffix}"))
+        ggml.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
+        pattern = (
+            rf"blk\.({'|'.join(str(n) for n in range(layers))})\.ffn_(up|down|gate|gate_up)_exps"
+        )
+        array = (_TensorOverride * 2)()
+        array[0] = _TensorOverride(pattern.encode(), ggml.ggml_backend_cpu_buffer_type())
+        return array
+
+    def _make_context(self, config: LlamaConfig) -> Handle:
+        params = lib.llama_context_default_params()
+        params.n_ctx = config.kv_capacity
+        params.n_batch = params.n_ubatch = config.max_tokens_per_step
+        params.n_seq_max = config.max_num_seqs
+        params.n_outputs_max = min(config.max_num_seqs, config.max_tokens_per_step)
+        params.n_threads = params.n_threads_batch = config.threads
+        params.type_k = params.type_v = _KV_TYPES[config.kv_type]
+        params.kv_unified = True
+        # Sliding-window layers need only their window: the full-size cache is for rewinding.
+        params.swa_full = False
+        context = lib.llama_init_from_model(self._model, params)
+        if not context:
+            raise NativeError(self._log.last_words())
+        return context
+
+    @property
+    def kv_capacity(self) -> int:
+        """KV cells the context really has."""
+        return int(lib.llama_n_ctx(self._context))
+
+    @property
+    def trained_context(self) -> int:
+        """The context length in the model's own metadata."""
+        return int(lib.llama_model_n_ctx_train(self._model))
+
+    def metadata(self, key: str) -> str | None:
+        """A value of the model file's metadata as text, or None."""
+        size = 256
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            written = lib.llama_model_meta_val_str(self._model, key.encode(), buffer, size)
+            if written < 0:
+                return None
+            if written < size:
+                return buffer.value.decode(errors="replace")
+            size = written + 1
+
+    def chat_template(self) -> str | None:
+        """The jinja2 source that the model file carries, or None."""
+        template = lib.llama_model_chat_template(self._model, None)
+        return template.decode(errors="replace") if template else None
+
+    def bos_id(self) -> int | None:
+        """Id of the beginning-of-sequence token, or None."""
+        token = lib.llama_vocab_bos(self._vocab)
+        return token if token >= 0 else None
+
+    def eos_id(self) -> int | None:
+        """Id of the end-of-sequence token, or None."""
+        token = lib.llama_vocab_eos(self._vocab)
+        return token if token >= 0 else None
+
+    def control_tokens(self) -> tuple[str, ...]:
+        """Spellings of the control tokens, those that people's text must not contain."""
+        texts = (
+            lib.llama_vocab_get_text(self._vocab, i).decode(errors="replace")
+            for i in range(self.vocab_size)
+            if lib.llama_vocab_get_attr(self._vocab, i) & lib.LLAMA_TOKEN_ATTR_CONTROL
+        )
+        return tuple(text for text in texts if text.strip())
+
+    def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
+        """Token ids of a text. Safe to call while another thread decodes."""
+        data = text.encode()
+        room = len(data) + 8
+        buffer = (lib.llama_token * room)()
+        count = lib.llama_tokenize(
+            self._vocab, data, len(data), buffer, room, add_special, parse_special
+        )
+        if count < 0:
+            raise NativeError(f"tokenizing {len(data)} bytes gave more than {room} tokens")
+        return list(buffer[:count])
+
+    def piece(self, token_id: int, *, special: bool = False) -> bytes:
+        """The bytes of one token; control tokens are empty unless `special` is set."""
+        if special:
+            return self._piece(token_id, special=True)
+        piece = self._pieces.get(token_id)
+        if piece is None:
+            piece = self._pieces[token_id] = self._piece(token_id, special=False)
+        return piece
+
+    def _piece(self, token_id: int, *, special: bool) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = lib.llama_token_to_piece(self._vocab, token_id, buffer, size, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def decode(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Computes one batch.
+
+        Returns:
+            Logits, shape (rows that asked for them, vocab_size), in row order. A view of the
+            library's own buffer: valid, and free to be written to, until the next call.
+
+        Raises:
+            NoKvRoomError: the KV buffer has no room for the batch.
+            NativeError: the computation failed; the context can no longer be trusted.
+        """
+        outputs = self._batch.fill(rows)
+        status = lib.llama_decode(self._context, self._batch.native)
+        if status == 1:
+            raise NoKvRoomError(f"no KV room for a batch of {len(rows)} tokens")
+        if status != 0:
+            raise NativeError(f"llama_decode returned {status}: {self._log.last_words()}")
+        if outputs == 0:
+            return np.empty((0, self.vocab_size), np.float32)
+        pointer = lib.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(pointer, shape=(outputs, self.vocab_size))
+
+    def free_slot(self, slot: int) -> None:
+        """Forgets everything computed for a slot."""
+        lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def sample(self, chain: Handle, row: int) -> int:
+        """Runs a sampler chain over the logits of an output row (counted among batch rows)."""
+        return int(lib.llama_sampler_sample(chain, self._context, row))
+
+    def close(self) -> None:
+        """Frees the context and the model."""
+        lib.llama_free(self._context)
+        lib.llama_model_free(self._model)
+
+
+class _Batch:
+    """Arrays that a `llama_batch` points into, filled anew for every step."""
+
+    def __init__(self, capacity: int) -> None:
+        self._token = np.zeros(capacity, np.int32)
+        self._pos = np.zeros(capacity, np.int32)
+        self._seq = np.zeros(capacity, np.int32)
+        self._count = np.ones(capacity, np.int32)
+        self._logits = np.zeros(capacity, np.int8)
+        # seq_id is an array of pointers, one per row: each points at its row's single id.
+        base, size = self._seq.ctypes.data, self._seq.itemsize
+        self._seq_pointers = np.array([base + i * size for i in range(capacity)], np.uint64)
+        self.native = lib.llama_batch()
+        self.native.embd = None
+        for name, array in (
+            ("token", self._token), ("pos", self._pos), ("n_seq_id", self._count),
+            ("seq_id", self._seq_pointers), ("logits", self._logits),
+        ):  # fmt: skip
+            kind = dict(lib.llama_batch._fields_)[name]
+            setattr(self.native, name, array.ctypes.data_as(kind))
+
+    def fill(self, rows: Sequence[Row]) -> int:
+        """Returns how many rows ask for logits."""
+        count = len(rows)
+        self._token[:count] = [row.token_id for row in rows]
+        self._pos[:count] = [row.position for row in rows]
+        self._seq[:count] = [row.slot for row in rows]
+        self._logits[:count] = [row.logits for row in rows]
+        self.native.n_tokens = count
+        return int(self._logits[:count].sum())
+
+
+def library_version() -> str:
+    """llama.cpp's and its Python binding's version, as one text."""
+    binding = importlib.metadata.version("llama-cpp-python")
+    return f"{lib.llama_version().decode()} (llama-cpp-python {binding})"

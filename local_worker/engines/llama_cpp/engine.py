@@ -1,0 +1,371 @@
+"""The llama.cpp engine as the server sees it: starts the child process, talks to it, restarts it.
+
+    LOADING -> READY <-> RESTARTING -> FAILED      CLOSED from anywhere
+
+`RESTARTING` still takes requests: they wait, together with those that had yielded nothing when the
+process ended, and all of them are submitted once it is back. A request that was running at
+`MAX_ATTEMPTS` deaths is given up, since it may be the cause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import socket
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from local_worker.engines.llama_cpp import messages
+from local_worker.errors import (
+    EngineDiedError,
+    EngineNotReadyError,
+    EngineStartError,
+    InvalidParameterError,
+)
+from local_worker.types import EngineStats, StepOutput
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from local_worker.types import EngineInfo, GenerationRequest, PromptSegment
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+STEP_TIMEOUT = 600.0
+"""Seconds without a step, while there is work, after which the process counts as hung."""
+CLOSE_TIMEOUT = 5.0
+RETRY_DELAYS = (0.0, 0.2, 0.5, 1.0, 2.0)
+"""Seconds before each attempt to restart; after the last one the engine has failed."""
+
+
+class State(Enum):
+    """Where the engine is; see the transition line of this module."""
+
+    LOADING = auto()
+    READY = auto()
+    RESTARTING = auto()
+    FAILED = auto()
+    CLOSED = auto()
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A request in the engine's care."""
+
+    request: GenerationRequest
+    outputs: asyncio.Queue[StepOutput | Exception] = field(default_factory=asyncio.Queue)
+    yielded: bool = False
+    attempts: int = 0
+
+
+@dataclass(slots=True)
+class _Child:
+    """The running process and the server's end of its socket."""
+
+    process: asyncio.subprocess.Process
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def send(self, message: messages.Command | messages.LlamaConfig) -> None:
+        if not self.writer.is_closing():
+            self.writer.write(messages.frame(message))
+
+    async def receive(self) -> messages.Event | None:
+        """The next event; None when the process is gone."""
+        try:
+            header = await self.reader.readexactly(messages.HEADER.size)
+            (length,) = messages.HEADER.unpack(header)
+            return messages.event_decoder.decode(await self.reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    async def end(self, grace: float) -> int:
+        """Waits so long for the process to end by itself, then kills it. Returns its status."""
+        try:
+            return await asyncio.wait_for(self.process.wait(), grace)
+        except TimeoutError:
+            self.process.kill()
+            return await self.process.wait()
+        finally:
+            self.writer.close()
+            with contextlib.suppress(ConnectionError):
+                await self.writer.wait_closed()
+
+
+class LlamaCppEngine:
+    """Implements `engine.Engine` over one child process.
+
+    Args:
+        config: what the child loads.
+    """
+
+    def __init__(self, config: messages.LlamaConfig) -> None:
+        self._config = config
+        self._state = State.LOADING
+        self._info: EngineInfo | None = None
+        self._child: _Child | None = None
+        self._pending: dict[str, _Pending] = {}
+        self._calls: dict[int, asyncio.Future[messages.Answer]] = {}
+        self._call_ids = itertools.count()
+        self._stats = EngineStats()
+        self._restarts = 0
+        self._last_event = time.monotonic()
+        self._settled = asyncio.Event()  # not in the middle of a start
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- the port ----------------------------------------------------------------------------
+
+    @property
+    def info(self) -> EngineInfo:
+        """Facts about the loaded model; raises `EngineNotReadyError` before it is loaded."""
+        if self._info is None:
+            raise EngineNotReadyError("the model is still loading", retry_after=2)
+        return self._info
+
+    @property
+    def ready(self) -> bool:
+        """Whether the process is up with its model loaded."""
+        return self._state is State.READY
+
+    async def start(self) -> None:
+        """Starts the process and waits until the model is loaded."""
+        assert self._state is State.LOADING, self._state
+        await self._launch()
+        self._enter(State.READY)
+        self._tasks = [
+            asyncio.create_task(self._supervise(), name="llama.cpp supervisor"),
+            asyncio.create_task(self._watch(), name="llama.cpp watchdog"),
+        ]
+
+    async def tokenize(
+        self, segments: Sequence[PromptSegment], *, add_special: bool = False
+    ) -> tuple[int, ...]:
+        """Token ids of the segments, one after the other."""
+        call_id = next(self._call_ids)
+        event = await self._call(call_id, messages.Tokenize(call_id, tuple(segments), add_special))
+        assert isinstance(event, messages.Tokens), event
+        return event.token_ids
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Text of the ids."""
+        call_id = next(self._call_ids)
+        event = await self._call(call_id, messages.Detokenize(call_id, tuple(token_ids)))
+        assert isinstance(event, messages.Text), event
+        return event.text
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        """Outputs of one sequence; see `engine.Engine.generate`."""
+        self._check_open()
+        pending = self._pending[request.request_id] = _Pending(request)
+        self._submit(pending)
+        try:
+            while True:
+                item = await pending.outputs.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item.finish is not None:
+                    return
+        finally:
+            if self._pending.pop(request.request_id, None) is not None and self._child:
+                self._child.send(messages.Abort(request.request_id))
+
+    def stats(self) -> EngineStats:
+        """Gauges as of the last step."""
+        return replace(self._stats, restarts=self._restarts)
+
+    async def aclose(self) -> None:
+        """Ends the process; whatever still runs ends with `EngineDiedError`."""
+        self._enter(State.CLOSED)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._child is not None:
+            self._child.send(messages.Shutdown())
+            await self._child.end(CLOSE_TIMEOUT)
+            self._child = None
+        self._fail_everything(EngineDiedError("the server is stopping"))
+
+    # -- the child ---------------------------------------------------------------------------
+
+    async def _launch(self) -> None:
+        """Starts a process; returns when its model is loaded. Raises `EngineStartError`."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "local_worker.engines.llama_cpp.worker"),
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # Ctrl-C is for the server, which ends it in its own time
+            )
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        self._child = child = _Child(process, reader, writer)
+        child.send(self._config)
+        try:
+            event = await child.receive()
+        except asyncio.CancelledError:
+            process.kill()
+            raise
+        if isinstance(event, messages.Ready):
+            self._info = event.info
+            self._last_event = time.monotonic()
+            return
+        self._child = None
+        status = await child.end(CLOSE_TIMEOUT)
+        if isinstance(event, messages.StartFailed):
+            raise EngineStartError(
+                f"llama.cpp cannot load {self._config.model_path}: {event.message}"
+            )
+        raise EngineStartError(
+            f"the llama.cpp process ended while it loaded {self._config.model_path} "
+            f"({_describe_exit(status)})"
+        )
+
+    async def _supervise(self) -> None:
+        """Reads events until the process ends, then starts another one. For ever."""
+        try:
+            while await self._serve_one_life():
+                pass
+        except Exception:
+            log.exception("the supervisor of the llama.cpp process failed")
+            raise
+        finally:
+            if self._state is not State.CLOSED:
+                self._enter(State.FAILED)
+                self._fail_everything(EngineDiedError("the engine could not be restarted"))
+
+    async def _serve_one_life(self) -> bool:
+        """Returns whether there is another life after this one."""
+        if self._child is not None:
+            while (event := await self._child.receive()) is not None:
+                self._last_event = time.monotonic()
+                self._dispatch(event)
+            self._enter(State.RESTARTING)
+            status = await self._child.end(CLOSE_TIMEOUT)
+            self._child = None
+            self._restarts += 1
+            log.error("the llama.cpp process ended (%s); restarting it", _describe_exit(status))
+            self._after_death()
+        return await self._relaunch()
+
+    async def _relaunch(self) -> bool:
+        for attempt, delay in enumerate(RETRY_DELAYS):
+            await asyncio.sleep(delay)
+            try:
+                await self._launch()
+            except EngineStartError as error:
+                log.error("restart %d of %d failed: %s", attempt + 1, len(RETRY_DELAYS), error)  # noqa: TRY400
+                continue
+            self._enter(State.READY)
+            for pending in list(self._pending.values()):
+                self._submit(pending)
+            return True
+        return False
+
+    def _after_death(self) -> None:
+        for pending in list(self._pending.values()):
+            if pending.yielded:
+                self._give_up(pending, "the engine ended in the middle of this response")
+            elif pending.attempts >= MAX_ATTEMPTS:
+                self._give_up(pending, f"the engine ended {MAX_ATTEMPTS} times on this request")
+        self._fail_calls(EngineDiedError("the engine ended during this call"))
+        self._stats = replace(self._stats, running=0, waiting=len(self._pending), kv_used=0)
+
+    async def _watch(self) -> None:
+        """Ends a process that computes nothing although there is work."""
+        while True:
+            await asyncio.sleep(STEP_TIMEOUT / 20)
+            silent = time.monotonic() - self._last_event
+            if self._pending and self.ready and silent > STEP_TIMEOUT and self._child:
+                log.error("no decode step for %.0f s: ending the llama.cpp process", silent)
+                self._child.process.kill()
+
+    # -- requests ----------------------------------------------------------------------------
+
+    def _dispatch(self, event: messages.Event) -> None:
+        if isinstance(event, messages.Stepped):
+            self._stats = event.stats
+            for output in event.outputs:
+                self._deliver(output)
+        elif isinstance(event, messages.Tokens | messages.Text | messages.CallFailed):
+            call = self._calls.pop(event.call_id, None)
+            if call is not None and not call.done():
+                call.set_result(event)
+
+    def _deliver(self, output: StepOutput) -> None:
+        pending = self._pending.get(output.request_id)
+        if pending is None:
+            return  # its client went away
+        pending.yielded = pending.yielded or bool(output.deltas) or output.finish is not None
+        pending.outputs.put_nowait(output)
+        if output.finish is not None:
+            del self._pending[output.request_id]
+
+    def _submit(self, pending: _Pending) -> None:
+        if self._state is not State.READY or self._child is None:
+            return  # the restart submits everything that waits
+        if not self._pending_work():
+            self._last_event = time.monotonic()
+        pending.attempts += 1
+        self._child.send(messages.Submit(pending.request))
+
+    def _pending_work(self) -> bool:
+        return self._stats.running + self._stats.waiting > 0
+
+    async def _call(self, call_id: int, command: messages.Command) -> messages.Answer:
+        """Asks the process and waits for the answer; asks the next one when it ends meanwhile."""
+        for _ in range(MAX_ATTEMPTS):
+            await self._settled.wait()
+            self._check_open()
+            assert self._child is not None, "ready without a process"
+            call: asyncio.Future[messages.Answer] = asyncio.get_running_loop().create_future()
+            self._calls[call_id] = call
+            self._child.send(command)
+            try:
+                answer = await call
+            except EngineDiedError:
+                continue
+            finally:
+                self._calls.pop(call_id, None)
+            if isinstance(answer, messages.CallFailed):
+                raise InvalidParameterError(answer.message, param=answer.param)
+            return answer
+        raise EngineDiedError(f"the engine ended {MAX_ATTEMPTS} times on this call")
+
+    def _enter(self, state: State) -> None:
+        self._state = state
+        if state is State.RESTARTING:
+            self._settled.clear()
+        else:
+            self._settled.set()
+
+    def _check_open(self) -> None:
+        if self._state is State.LOADING:
+            raise EngineNotReadyError("the model is still loading", retry_after=2)
+        if self._state in (State.FAILED, State.CLOSED):
+            raise EngineNotReadyError("the engine has ended and cannot be restarted")
+
+    def _give_up(self, pending: _Pending, message: str) -> None:
+        self._pending.pop(pending.request.request_id, None)
+        pending.outputs.put_nowait(EngineDiedError(message))
+
+    def _fail_calls(self, error: Exception) -> None:
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            if not call.done():
+                call.set_exception(error)
+
+    def _fail_everything(self, error: Exception) -> None:
+        self._fail_calls(error)
+        for pending in list(self._pending.values()):
+            self._give_up(pending, str(error))
+
+
+def _describe_exit(status: int) -> str:
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"

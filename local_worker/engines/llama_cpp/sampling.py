@@ -1,0 +1,128 @@
+"""From a row of logits to a token: penalties and masks in numpy, the distribution in llama.cpp.
+
+The order is vLLM's, so that both engines mean the same by the same numbers: bias and penalties,
+top_k, temperature, min_p, top_p, then the draw. Greedy decoding is an argmax over the row and runs
+no sampler chain: over a vocabulary of 150,000 a chain costs 0.2-0.6 ms per token, argmax 0.04-0.09.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from llama_cpp import llama_cpp as lib
+
+from local_worker.types import TokenLogprob
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from local_worker.engines.llama_cpp.binding import Handle, Llama
+    from local_worker.types import SamplingParams
+
+
+class BadLogitsError(Exception):
+    """The model gave no usable distribution (NaN, or every token masked)."""
+
+
+class Sampler:
+    """Chooses one sequence's tokens. `close` frees the native chain."""
+
+    def __init__(self, params: SamplingParams, llama: Llama, prompt_ids: Iterable[int]) -> None:
+        self._params = params
+        self._llama = llama
+        self._counts: dict[int, int] = {}
+        repeat = params.repeat_penalty != 1
+        self._repeated: dict[int, None] = dict.fromkeys(prompt_ids) if repeat else {}
+        self._bias = _split_bias(params.logit_bias)
+        self._end_ids = np.fromiter(llama.end_ids, np.int64)
+        self._chain = None if params.temperature == 0 else _make_chain(params)
+
+    def sample(
+        self, logits: NDArray[np.float32], row: int, num_output_tokens: int
+    ) -> tuple[int, TokenLogprob | None]:
+        """Draws the next token.
+
+        Args:
+            logits: shape (vocab_size,), the library's own buffer: changed in place.
+            row: the batch row the logits belong to.
+            num_output_tokens: output tokens so far, for min_tokens.
+
+        Raises:
+            BadLogitsError: nothing can be drawn from this row.
+        """
+        raw = logits.copy() if self._params.logprobs is not None else None
+        self._shape(logits, num_output_tokens)
+        if self._chain is None:
+            token_id = int(logits.argmax())
+        else:
+            token_id = self._llama.sample(self._chain, row)
+        if not np.isfinite(logits[token_id]):
+            raise BadLogitsError("the model returned no usable probabilities (NaN or all masked)")
+        logprob = None if raw is None else self._logprob(raw, token_id)
+        return token_id, logprob
+
+    def accept(self, token_id: int) -> None:
+        """A token, sampled or forced, became part of the output."""
+        self._counts[token_id] = self._counts.get(token_id, 0) + 1
+        if self._params.repeat_penalty != 1:
+            self._repeated[token_id] = None
+
+    def close(self) -> None:
+        """Frees the native sampler chain."""
+        if self._chain is not None:
+            lib.llama_sampler_free(self._chain)
+            self._chain = None
+
+    def _shape(self, logits: NDArray[np.float32], num_output_tokens: int) -> None:
+        params = self._params
+        if params.repeat_penalty != 1 and self._repeated:
+            ids = np.fromiter(self._repeated, np.int64)
+            seen, penalty = logits[ids], np.float32(params.repeat_penalty)
+            logits[ids] = np.where(seen > 0, seen / penalty, seen * penalty)
+        if (params.presence_penalty or params.frequency_penalty) and self._counts:
+            ids = np.fromiter(self._counts, np.int64)
+            counts = np.fromiter(self._counts.values(), np.float32)
+            logits[ids] -= params.frequency_penalty * counts + params.presence_penalty
+        if self._bias is not None:
+            ids, bias = self._bias
+            logits[ids] += bias
+        if params.ignore_eos or num_output_tokens < params.min_tokens:
+            logits[self._end_ids] = -np.inf
+
+    def _logprob(self, raw: NDArray[np.float32], token_id: int) -> TokenLogprob:
+        wide = raw.astype(np.float64)
+        wide -= wide.max()
+        wide -= np.log(np.exp(wide).sum())
+        top: tuple[tuple[bytes, float], ...] = ()
+        count = min(self._params.logprobs or 0, len(wide))
+        if count:
+            best = np.argpartition(-wide, count - 1)[:count]
+            best = best[np.argsort(-wide[best], kind="stable")]
+            top = tuple((self._llama.piece(int(i), special=True), float(wide[i])) for i in best)
+        piece = self._llama.piece(token_id, special=True)
+        return TokenLogprob(token_id, piece, float(wide[token_id]), top)
+
+
+def _split_bias(
+    bias: tuple[tuple[int, float], ...],
+) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+    if not bias:
+        return None
+    ids, values = zip(*bias, strict=True)
+    return np.array(ids, np.int64), np.array(values, np.float32)
+
+
+def _make_chain(params: SamplingParams) -> Handle:
+    chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+    if params.top_k > 0:
+        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_top_k(params.top_k))
+    lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_temp(params.temperature))
+    if params.min_p > 0:
+        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_min_p(params.min_p, 1))
+    if params.top_p < 1:
+        lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_top_p(params.top_p, 1))
+    lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_dist(params.seed))
+    return chain

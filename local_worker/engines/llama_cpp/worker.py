@@ -1,0 +1,302 @@
+"""The llama.cpp process. One thread owns model, context and scheduler; another reads commands.
+
+Started by `engine.LlamaCppEngine` with one end of a socket pair. The reader answers tokenizer calls
+itself (the vocabulary is read-only), hands the rest to the loop's queue, and ends the process when
+the server is gone: an orphan would keep the model's memory.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from local_worker.engines.llama_cpp import messages
+from local_worker.engines.llama_cpp.binding import (
+    Llama,
+    NativeError,
+    NoKvRoomError,
+    Row,
+    library_version,
+)
+from local_worker.engines.llama_cpp.sampling import BadLogitsError, Sampler
+from local_worker.engines.llama_cpp.scheduler import Chunk, Scheduler
+from local_worker.engines.llama_cpp.sequence import Sequence, Status
+from local_worker.types import EngineInfo, EngineStats, FinishReason, StepOutput
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from local_worker.types import GenerationRequest
+
+SEND_BUFFER_BYTES = 4 << 20
+OOM_SCORE = 500
+"""Where memory runs out the kernel should take this process, which is restarted, not the server."""
+
+
+class Channel:
+    """The worker's end of the socket: whole frames in, whole frames out, from two threads."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        self._file = sock.makefile("rb")
+
+    def send(self, message: messages.Event) -> None:
+        """Sends one message; blocks while the server is further behind than the buffer holds."""
+        data = messages.frame(message)
+        with self._lock:
+            self._sock.sendall(data)
+
+    def receive(self) -> bytes | None:
+        """The body of the next frame, None when the server is gone."""
+        header = self._file.read(messages.HEADER.size)
+        if len(header) < messages.HEADER.size:
+            return None
+        (length,) = messages.HEADER.unpack(header)
+        body = self._file.read(length)
+        return body if len(body) == length else None
+
+
+class CommandReader(threading.Thread):
+    """Reads commands: answers tokenizer calls, queues everything else for the loop."""
+
+    def __init__(self, channel: Channel, llama: Llama) -> None:
+        super().__init__(name="commands", daemon=True)
+        self.queue: queue.SimpleQueue[messages.Command] = queue.SimpleQueue()
+        self._channel = channel
+        self._llama = llama
+
+    def run(self) -> None:
+        """Until the server is gone."""
+        while (body := self._channel.receive()) is not None:
+            command = messages.command_decoder.decode(body)
+            if isinstance(command, messages.Tokenize):
+                self._channel.send(self._tokenize(command))
+            elif isinstance(command, messages.Detokenize):
+                self._channel.send(self._detokenize(command))
+            else:
+                self.queue.put(command)
+        os._exit(0)
+
+    def _tokenize(self, call: messages.Tokenize) -> messages.Event:
+        token_ids: list[int] = []
+        try:
+            for index, segment in enumerate(call.segments):
+                token_ids += self._llama.tokenize(
+                    segment.text,
+                    parse_special=segment.special,
+                    add_special=call.add_special and index == 0,
+                )
+        except NativeError as error:
+            return messages.CallFailed(call.call_id, str(error), "text")
+        return messages.Tokens(call.call_id, tuple(token_ids))
+
+    def _detokenize(self, call: messages.Detokenize) -> messages.Event:
+        wrong = next((i for i in call.token_ids if not 0 <= i < self._llama.vocab_size), None)
+        if wrong is not None:
+            message = (
+                f"token id {wrong} is outside the vocabulary (0..{self._llama.vocab_size - 1})"
+            )
+            return messages.CallFailed(call.call_id, message, "tokens")
+        data = b"".join(self._llama.piece(i, special=True) for i in call.token_ids)
+        return messages.Text(call.call_id, data.decode(errors="replace"))
+
+
+class EngineLoop:
+    """The step loop: drain commands, plan, run, apply, report."""
+
+    def __init__(self, llama: Llama, scheduler: Scheduler, reader: CommandReader) -> None:
+        self._llama = llama
+        self._scheduler = scheduler
+        self._reader = reader
+        self._samplers: dict[str, Sampler] = {}
+        self._ended: list[StepOutput] = []
+        self._stopped = False
+        self._steps = self._prompt_tokens = self._output_tokens = 0
+
+    def run(self, channel: Channel) -> None:
+        """Until `Shutdown`."""
+        while not self._stopped:
+            self._drain()
+            outputs = self.step() if self._scheduler.has_work else []
+            ended, self._ended = self._ended, []
+            channel.send(messages.Stepped((*ended, *outputs), self._stats()))
+
+    def step(self) -> list[StepOutput]:
+        """One decode step for everything that can move."""
+        chunks = self._scheduler.plan(time.monotonic())
+        rows = [row for chunk in chunks for row in _rows(chunk)]
+        try:
+            logits = self._llama.decode(rows)
+        except NoKvRoomError as error:
+            return [self._shed(str(error))]
+        self._steps += 1
+        return self._apply(chunks, logits)
+
+    def _drain(self) -> None:
+        """Takes all commands; waits for one only when there is nothing to compute."""
+        block = not self._scheduler.has_work
+        while not self._stopped:
+            try:
+                command = self._reader.queue.get(block=block)
+            except queue.Empty:
+                return
+            block = False
+            if isinstance(command, messages.Submit):
+                self._submit(command.request)
+            elif isinstance(command, messages.Abort):
+                self._abort(command.request_id)
+            else:
+                self._stopped = True
+
+    def _submit(self, request: GenerationRequest) -> None:
+        sequence = Sequence(request, time.monotonic())
+        if sequence.reserved_cells > self._llama.kv_capacity:
+            message = (
+                f"prompt and output need {sequence.reserved_cells} KV cells and this engine has "
+                f"{self._llama.kv_capacity}"
+            )
+            output = sequence.end(FinishReason.ERROR, time.monotonic(), message)
+            self._ended.append(output)
+            return
+        self._samplers[request.request_id] = Sampler(
+            request.sampling, self._llama, request.prompt_token_ids
+        )
+        self._scheduler.add(sequence)
+
+    def _abort(self, request_id: str) -> None:
+        sequence = self._scheduler.find(request_id)
+        if sequence is not None:
+            output = sequence.end(FinishReason.ABORT, time.monotonic())
+            self._forget(sequence)
+            self._ended.append(output)
+
+    def _shed(self, reason: str) -> StepOutput:
+        """Cells are reserved, so this is a defect or another tenant: the youngest one yields."""
+        sequence = self._scheduler.running[-1]
+        output = sequence.end(FinishReason.ERROR, time.monotonic(), reason)
+        self._forget(sequence)
+        return output
+
+    def _apply(self, chunks: tuple[Chunk, ...], logits: NDArray[np.float32]) -> list[StepOutput]:
+        outputs: list[StepOutput] = []
+        row, output_row = -1, 0
+        for chunk in chunks:
+            row += len(chunk.token_ids)
+            sequence = chunk.sequence
+            if sequence.is_prefilling:
+                self._prompt_tokens += len(chunk.token_ids)
+            sequence.num_computed_tokens += len(chunk.token_ids)
+            if chunk.samples:
+                outputs.append(self._sample(sequence, logits[output_row], row))
+                output_row += 1
+        return outputs
+
+    def _sample(self, sequence: Sequence, logits: NDArray[np.float32], row: int) -> StepOutput:
+        sampler = self._samplers[sequence.request.request_id]
+        now = time.monotonic()
+        try:
+            token_id, logprob = sampler.sample(logits, row, sequence.turn.num_tokens)
+        except BadLogitsError as error:
+            output = sequence.end(FinishReason.ERROR, now, str(error))
+        else:
+            taken, output = sequence.take(
+                token_id,
+                self._llama.piece(token_id),
+                ends=token_id in self._llama.end_ids,
+                logprob=logprob,
+                now=now,
+            )
+            for token in taken:
+                sampler.accept(token)
+            self._output_tokens += len(taken)
+        if sequence.status is Status.FINISHED:
+            self._forget(sequence)
+        return output
+
+    def _forget(self, sequence: Sequence) -> None:
+        slot = self._scheduler.remove(sequence)
+        if slot is not None:
+            self._llama.free_slot(slot)
+        self._samplers.pop(sequence.request.request_id).close()
+
+    def _stats(self) -> EngineStats:
+        return EngineStats(
+            waiting=len(self._scheduler.waiting),
+            running=len(self._scheduler.running),
+            kv_used=self._scheduler.used_cells,
+            kv_capacity=self._llama.kv_capacity,
+            steps=self._steps,
+            prompt_tokens=self._prompt_tokens,
+            output_tokens=self._output_tokens,
+        )
+
+
+def _rows(chunk: Chunk) -> list[Row]:
+    slot = chunk.sequence.slot
+    assert slot is not None, "a planned sequence has a slot"
+    last = len(chunk.token_ids) - 1
+    return [
+        Row(token_id, chunk.start + i, slot, chunk.samples and i == last)
+        for i, token_id in enumerate(chunk.token_ids)
+    ]
+
+
+def describe(llama: Llama, config: messages.LlamaConfig) -> EngineInfo:
+    """What the server is told about the loaded model."""
+    bos, eos = llama.bos_id(), llama.eos_id()
+    return EngineInfo(
+        engine="llama.cpp",
+        version=library_version(),
+        model_name=llama.metadata("general.name") or Path(config.model_path).stem,
+        vocab_size=llama.vocab_size,
+        max_model_len=config.max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        kv_capacity=llama.kv_capacity,
+        chat_template=llama.chat_template(),
+        bos_token=llama.piece(bos, special=True).decode() if bos is not None else "",
+        eos_token=llama.piece(eos, special=True).decode() if eos is not None else "",
+        control_tokens=llama.control_tokens(),
+    )
+
+
+def _prefer_this_process_for_the_oom_killer() -> None:
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+    except OSError:
+        return  # not Linux, or not allowed: it was a preference
+
+
+def main() -> None:
+    """Entry point of the child: `python -m local_worker.engines.llama_cpp.worker FD`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when this process ends
+    _prefer_this_process_for_the_oom_killer()
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    body = channel.receive()
+    if body is None:
+        return
+    config = messages.config_decoder.decode(body)
+    try:
+        llama = Llama(config)
+    except NativeError as error:
+        channel.send(messages.StartFailed(str(error)))
+        return
+    channel.send(messages.Ready(describe(llama, config)))
+    reader = CommandReader(channel, llama)
+    reader.start()
+    scheduler = Scheduler(config.max_num_seqs, llama.kv_capacity, config.max_tokens_per_step)
+    EngineLoop(llama, scheduler, reader).run(channel)
+    llama.close()
+
+
+if __name__ == "__main__":
+    main()
