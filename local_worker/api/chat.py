@@ -1,0 +1,181 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from local_worker.api import translate
+from local_worker.api.choices import Choice, collect, stream
+from local_worker.api.events import ClientGoneError, EventStream, unless_gone
+from local_worker.api.render import (
+    EffortReport,
+    Head,
+    chat_chunk,
+    chat_deltas,
+    chat_logprobs,
+    chat_response,
+    usage,
+)
+from local_worker.api.schemas import ChatBody, parse
+from local_worker.api.state import ApiState, state_of
+from local_worker.errors import InvalidParameterError
+from local_worker.prompts import opens_thought
+from local_worker.reasoning.effort import EffortChoice, Room, allot, choose
+from local_worker.types import GenerationRequest, ThinkingParams
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from local_worker.types import PromptSegment
+
+router = APIRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class ChatJob:
+    """A chat request, ready for the engine."""
+
+    head: Head
+    body: ChatBody
+    requests: tuple[GenerationRequest, ...]
+    effort: EffortReport
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt, which all choices share."""
+        return len(self.requests[0].prompt_token_ids)
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(request: Request) -> Response:
+    """OpenAI's chat completions, streamed or not."""
+    state = state_of(request)
+    body = parse(ChatBody, await request.body())
+    job = await prepare(state, body)
+    if body.stream:
+        return EventStream(_stream(state, job))
+    with state.admission.admit(body.n):
+        state.metrics.prompted(job.prompt_tokens)
+        try:
+            choices = await unless_gone(collect(state.engine, job.requests), request.receive)
+        except ClientGoneError:
+            return Response(status_code=499)
+        for choice in choices:
+            state.metrics.finished(choice, job.effort.choice.effort)
+    reasoning = job.effort.ended(choices)
+    return JSONResponse(chat_response(job.head, choices, job.prompt_tokens, reasoning=reasoning))
+
+
+async def prepare(state: ApiState, body: ChatBody) -> ChatJob:
+    """Validates, renders the prompt, decides the effort. Raises a `RequestError` for bad input."""
+    model = state.model
+    model.check_name(body.model)
+    _check_size(state, body)
+    asked = translate.asked_effort(body)
+    model.check_effort(asked.field)
+    chosen = choose(asked.request, model.policy)
+    max_tokens, max_tokens_field = translate.chat_max_tokens(body)
+
+    thinking = chosen.thinking
+    segments, prompt = await _prompt(state, body, chosen, thinking=thinking)
+    room = Room(len(prompt), model.max_model_len, max_tokens, max_tokens_field)
+    allotment = allot(chosen, model.policy, room)
+    if thinking and allotment.budget == 0:
+        # No room for a thought: the template must not open one that would be cut at once.
+        segments, prompt = await _prompt(state, body, chosen, thinking=False)
+        room = replace(room, prompt_tokens=len(prompt))
+        allotment = replace(allot(chosen, model.policy, room), budget=0)
+    translate.check_min_tokens(body, allotment.max_tokens)
+    params = _thinking_params(state, segments, allotment.budget)
+    requests = _requests(state, body, prompt, (allotment.max_tokens, params))
+    head = state.head("chatcmpl")
+    return ChatJob(head, body, requests, EffortReport(chosen, allotment.budget))
+
+
+def _check_size(state: ApiState, body: ChatBody) -> None:
+    config = state.config
+    if len(body.messages) > config.max_messages:
+        raise InvalidParameterError(
+            f"{len(body.messages)} messages; at most {config.max_messages} are taken",
+            param="messages",
+        )
+    if body.n > config.max_choices:
+        raise InvalidParameterError(
+            f"'n' is {body.n}; at most {config.max_choices} are taken", param="n"
+        )
+
+
+async def _prompt(
+    state: ApiState, body: ChatBody, chosen: EffortChoice, *, thinking: bool
+) -> tuple[tuple[PromptSegment, ...], tuple[int, ...]]:
+    spec = state.model.card.thinking
+    variables = translate.template_variables(body, spec, chosen, thinking=thinking)
+    template = state.model.chat_template()
+    segments = template.render(translate.messages_of(body.messages), **variables)
+    return segments, await state.engine.tokenize(segments)
+
+
+def _thinking_params(
+    state: ApiState, segments: tuple[PromptSegment, ...], budget: int
+) -> ThinkingParams | None:
+    spec, tokens = state.model.card.thinking, state.model.tokens
+    if spec is None or tokens is None:
+        return None
+    return ThinkingParams(tokens, budget, starts_inside=opens_thought(segments, spec.start))
+
+
+def _requests(
+    state: ApiState,
+    body: ChatBody,
+    prompt: tuple[int, ...],
+    limits: tuple[int, ThinkingParams | None],
+) -> tuple[GenerationRequest, ...]:
+    max_tokens, thinking = limits
+    card = state.model.card
+    thinks = thinking is not None and thinking.budget != 0
+    facts = translate.SamplingFacts(
+        defaults=card.sampling.thinking if thinks else card.sampling.non_thinking,
+        vocab_size=state.model.vocab_size,
+        random_seed=secrets.randbits(31),
+        logprobs=translate.chat_logprobs(body),
+    )
+    sampling = translate.sampling_params(body, facts)
+    return tuple(
+        GenerationRequest(
+            request_id=secrets.token_hex(12),
+            prompt_token_ids=prompt,
+            max_tokens=max_tokens,
+            sampling=replace(sampling, seed=(sampling.seed + index) % translate.MAX_SEED),
+            stop=translate.stop_strings(body),
+            thinking=thinking,
+        )
+        for index in range(body.n)
+    )
+
+
+async def _stream(state: ApiState, job: ChatJob) -> AsyncGenerator[dict[str, Any], None]:
+    choices = [Choice() for _ in job.requests]
+    with state.admission.admit(len(choices)):
+        state.metrics.prompted(job.prompt_tokens)
+        for index in range(len(choices)):
+            yield chat_chunk(job.head, index, {"role": "assistant", "content": ""})
+        async with aclosing(stream(state.engine, job.requests)) as outputs:
+            async for index, output in outputs:
+                choices[index].add(output)
+                for delta, logprobs in chat_deltas(output):
+                    yield chat_chunk(job.head, index, delta, logprobs=chat_logprobs(logprobs))
+                if output.finish is not None:
+                    state.metrics.finished(choices[index], job.effort.choice.effort)
+                    chunk = chat_chunk(job.head, index, {}, finish_reason=str(output.finish.reason))
+                    yield {**chunk, "reasoning": job.effort.ended([choices[index]])}
+    options = job.body.stream_options
+    if options is not None and options.include_usage:
+        yield job.head.object(
+            "chat.completion.chunk", choices=[], usage=usage(job.prompt_tokens, choices)
+        )

@@ -1,0 +1,198 @@
+"""POST /v1/completions: text goes in as it is and comes out as it is, thoughts and all."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from local_worker.api import translate
+from local_worker.api.choices import Choice, collect, stream
+from local_worker.api.events import ClientGoneError, EventStream, unless_gone
+from local_worker.api.render import Head, completion_choice, completion_logprobs, usage
+from local_worker.api.schemas import CompletionBody, parse
+from local_worker.api.state import ApiState, state_of
+from local_worker.errors import ContextLengthError, InvalidParameterError
+from local_worker.types import GenerationRequest, PromptSegment
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+router = APIRouter()
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's (and vLLM's) default for this endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionJob:
+    """A completion request, ready for the engine: `n` sequences for each prompt, in order.
+
+    Attributes:
+        echoes: text to put before each sequence's output.
+    """
+
+    head: Head
+    body: CompletionBody
+    requests: tuple[GenerationRequest, ...]
+    echoes: tuple[str, ...]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts, each counted once."""
+        return sum(len(r.prompt_token_ids) for r in self.requests[:: self.body.n])
+
+
+@router.post("/v1/completions")
+async def completions(request: Request) -> Response:
+    """OpenAI's text completions, streamed or not."""
+    state = state_of(request)
+    body = parse(CompletionBody, await request.body())
+    job = await prepare(state, body)
+    if body.stream:
+        return EventStream(_stream(state, job))
+    with state.admission.admit(len(job.requests)):
+        state.metrics.prompted(job.prompt_tokens)
+        try:
+            choices = await unless_gone(collect(state.engine, job.requests), request.receive)
+        except ClientGoneError:
+            return Response(status_code=499)
+        for choice in choices:
+            state.metrics.finished(choice, "none")
+    return JSONResponse(
+        job.head.object(
+            "text_completion",
+            choices=[
+                completion_choice(
+                    index,
+                    echo + choice.content,
+                    logprobs=completion_logprobs(choice.logprobs, len(echo)),
+                    finish_reason=str(choice.ended.reason),
+                )
+                for index, (echo, choice) in enumerate(zip(job.echoes, choices, strict=True))
+            ],
+            usage=usage(job.prompt_tokens, choices),
+        )
+    )
+
+
+async def prepare(state: ApiState, body: CompletionBody) -> CompletionJob:
+    """Validates and tokenizes. Raises a `RequestError` for bad input."""
+    model = state.model
+    model.check_name(body.model)
+    if body.best_of not in (None, body.n):
+        raise InvalidParameterError(
+            "'best_of' other than 'n' is not served; use 'n'", param="best_of"
+        )
+    if body.echo and body.logprobs is not None:
+        raise InvalidParameterError("'echo' and 'logprobs' are not served together", param="echo")
+    prompts = await _prompts(state, body)
+    count = len(prompts) * body.n
+    if count > state.config.max_choices:
+        raise InvalidParameterError(
+            f"{len(prompts)} prompts with n={body.n} are {count} sequences; at most "
+            f"{state.config.max_choices} are taken",
+            param="n" if body.n > 1 else "prompt",
+        )
+    requests = tuple(r for prompt in prompts for r in _requests(state, body, prompt))
+    echoes = [await state.engine.detokenize(p) if body.echo else "" for p in prompts]
+    return CompletionJob(
+        state.head("cmpl"), body, requests, tuple(e for e in echoes for _ in range(body.n))
+    )
+
+
+async def _prompts(state: ApiState, body: CompletionBody) -> list[tuple[int, ...]]:
+    prompt = body.prompt
+    given: list[str | list[int]]
+    if isinstance(prompt, str):
+        given = [prompt]
+    elif prompt and isinstance(prompt[0], int):
+        given = [[i for i in prompt if isinstance(i, int)]]
+    else:
+        given = [item for item in prompt if not isinstance(item, int)]
+    if not given or any(not item for item in given):
+        raise InvalidParameterError("a prompt cannot be empty", param="prompt")
+    if len(given) > state.config.max_choices:
+        raise InvalidParameterError(
+            f"{len(given)} prompts; at most {state.config.max_choices} are taken", param="prompt"
+        )
+    return [await _token_ids(state, item) for item in given]
+
+
+async def _token_ids(state: ApiState, prompt: str | list[int]) -> tuple[int, ...]:
+    if isinstance(prompt, str):
+        translate.check_text(prompt, "prompt")
+        return await state.engine.tokenize([PromptSegment(prompt)], add_special=True)
+    wrong = next((i for i in prompt if not 0 <= i < state.model.vocab_size), None)
+    if wrong is not None:
+        raise InvalidParameterError(
+            f"{wrong} is no token id of this model (0..{state.model.vocab_size - 1})",
+            param="prompt",
+        )
+    return tuple(prompt)
+
+
+def _requests(
+    state: ApiState, body: CompletionBody, prompt: tuple[int, ...]
+) -> list[GenerationRequest]:
+    model = state.model
+    left = model.max_model_len - len(prompt)
+    if left < 1 or (body.max_tokens or 1) > left:
+        raise ContextLengthError(
+            f"{len(prompt)} prompt tokens and {body.max_tokens or DEFAULT_MAX_TOKENS} output "
+            f"tokens exceed the context of {model.max_model_len}",
+            param="prompt" if left < 1 else "max_tokens",
+        )
+    max_tokens = body.max_tokens or min(DEFAULT_MAX_TOKENS, left)
+    translate.check_min_tokens(body, max_tokens)
+    facts = translate.SamplingFacts(
+        defaults=model.card.sampling.non_thinking,
+        vocab_size=model.vocab_size,
+        random_seed=secrets.randbits(31),
+        logprobs=body.logprobs,
+    )
+    sampling = translate.sampling_params(body, facts)
+    return [
+        GenerationRequest(
+            request_id=secrets.token_hex(12),
+            prompt_token_ids=prompt,
+            max_tokens=max_tokens,
+            sampling=replace(sampling, seed=(sampling.seed + index) % translate.MAX_SEED),
+            stop=translate.stop_strings(body),
+        )
+        for index in range(body.n)
+    ]
+
+
+async def _stream(state: ApiState, job: CompletionJob) -> AsyncGenerator[dict[str, Any], None]:
+    choices = [Choice() for _ in job.requests]
+    with state.admission.admit(len(choices)):
+        state.metrics.prompted(job.prompt_tokens)
+        for index, echo in enumerate(job.echoes):
+            if echo:
+                yield _chunk(job, completion_choice(index, echo))
+        async with aclosing(stream(state.engine, job.requests)) as outputs:
+            async for index, output in outputs:
+                offset = len(job.echoes[index]) + len(choices[index].content)
+                choices[index].add(output)
+                text = "".join(delta.text for delta in output.deltas)
+                logprobs = completion_logprobs(output.logprobs, offset)
+                if text or logprobs:
+                    yield _chunk(job, completion_choice(index, text, logprobs=logprobs))
+                if output.finish is not None:
+                    state.metrics.finished(choices[index], "none")
+                    reason = str(output.finish.reason)
+                    yield _chunk(job, completion_choice(index, "", finish_reason=reason))
+    options = job.body.stream_options
+    if options is not None and options.include_usage:
+        yield job.head.object(
+            "text_completion", choices=[], usage=usage(job.prompt_tokens, choices)
+        )
+
+
+def _chunk(job: CompletionJob, choice: dict[str, Any]) -> dict[str, Any]:
+    return job.head.object("text_completion", choices=[choice])

@@ -1,0 +1,89 @@
+"""What Prometheus sees. A registry per app, nothing global."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prometheus_client.metrics_core import Metric
+
+    from local_worker.api.choices import Choice
+    from local_worker.engine import Engine
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """Counters and histograms of the API, and the engine's own gauges."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_EngineCollector(engine))
+        self._sequences = self._counter("sequences", "Sequences ended", "finish_reason")
+        self._prompt = self._counter("prompt_tokens", "Prompt tokens of finished requests")
+        self._output = self._counter("output_tokens", "Output tokens of finished requests")
+        self._thinking = self._counter(
+            "thinking_tokens", "Sampled thinking tokens", "effort", "closed_by"
+        )
+        self._rejected = self._counter("rejected_requests", "Requests refused", "code")
+        self._queued = self._histogram("queue_seconds", "Arrival to first computed token")
+        self._first = self._histogram("time_to_first_token_seconds", "Arrival to first token")
+        self._between = self._histogram("inter_token_seconds", "Mean time between output tokens")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"local_worker_{name}", text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(f"local_worker_{name}", text, registry=self._registry, buckets=SECONDS)
+
+    def finished(self, choice: Choice, effort: str) -> None:
+        """A sequence has ended."""
+        finish = choice.ended
+        self._sequences.labels(str(finish.reason)).inc()
+        self._output.inc(choice.num_tokens)
+        self._thinking.labels(effort, str(finish.closed_by)).inc(choice.num_reasoning_tokens)
+        self._queued.observe(finish.queued)
+        self._first.observe(finish.queued + finish.prefill)
+        if choice.num_tokens > 1:
+            self._between.observe(finish.decode / (choice.num_tokens - 1))
+
+    def prompted(self, tokens: int) -> None:
+        """A prompt was taken."""
+        self._prompt.inc(tokens)
+
+    def rejected(self, code: str) -> None:
+        """A request was refused before it reached the engine."""
+        self._rejected.labels(code).inc()
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self._registry)
+
+
+class _EngineCollector(Collector):
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterable[Metric]:
+        stats = self._engine.stats()
+        gauges = {
+            "running_sequences": ("Sequences being computed", stats.running),
+            "waiting_sequences": ("Sequences waiting in the engine", stats.waiting),
+            "kv_cells_used": ("KV cells holding tokens", stats.kv_used),
+            "kv_cells": ("KV cells there are", stats.kv_capacity),
+            "ready": ("1 while the engine takes requests", int(self._engine.ready)),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(f"local_worker_{name}", text, value)
+        counters = {
+            "engine_steps": ("Decode steps of the present engine process", stats.steps),
+            "engine_restarts": ("Times the engine process was restarted", stats.restarts),
+        }
+        for name, (text, value) in counters.items():
+            yield CounterMetricFamily(f"local_worker_{name}", text, value)

@@ -1,0 +1,177 @@
+"""Engine output as OpenAI's response objects. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from local_worker.types import Channel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from local_worker.api.choices import Choice
+    from local_worker.reasoning.effort import EffortChoice
+    from local_worker.types import StepOutput, TokenLogprob
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What every object of one response carries.
+
+    Attributes:
+        response_id: e.g. `chatcmpl-...`.
+        created: seconds since 1970.
+        model: the served model's name.
+        fingerprint: of the server.
+    """
+
+    response_id: str
+    created: int
+    model: str
+    fingerprint: str
+
+    def object(self, kind: str, **fields: object) -> Json:
+        """A response object of that kind."""
+        return {
+            "id": self.response_id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+            **fields,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EffortReport:
+    """The effort part of a response: what was decided before generation."""
+
+    choice: EffortChoice
+    budget: int
+
+    def ended(self, choices: Sequence[Choice]) -> Json:
+        """The `reasoning` object. With several choices, `closed_by` and `used_tokens` are lists."""
+        used = [choice.num_reasoning_tokens for choice in choices]
+        closed_by = [str(choice.ended.closed_by) for choice in choices]
+        several = len(choices) > 1
+        return {
+            "effort": self.choice.effort,
+            "source": self.choice.source,
+            "budget_tokens": self.budget,
+            "used_tokens": used if several else used[0],
+            "closed_by": closed_by if several else closed_by[0],
+        }
+
+
+def usage(prompt_tokens: int, choices: Sequence[Choice]) -> Json:
+    """Token counts: the prompt once, the output of all choices."""
+    completion = sum(choice.num_tokens for choice in choices)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion,
+        "total_tokens": prompt_tokens + completion,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(choice.num_reasoning_tokens for choice in choices)
+        },
+    }
+
+
+def chat_response(
+    head: Head, choices: Sequence[Choice], prompt_tokens: int, **more: object
+) -> Json:
+    """The whole answer of a request that does not stream."""
+    return head.object(
+        "chat.completion",
+        choices=[
+            {
+                "index": index,
+                "message": _message(choice),
+                "logprobs": chat_logprobs(choice.logprobs),
+                "finish_reason": str(choice.ended.reason),
+            }
+            for index, choice in enumerate(choices)
+        ],
+        usage=usage(prompt_tokens, choices),
+        **more,
+    )
+
+
+def _message(choice: Choice) -> Json:
+    message: Json = {"role": "assistant", "content": choice.content, "refusal": None}
+    if choice.reasoning:
+        message |= {"reasoning_content": choice.reasoning, "reasoning": choice.reasoning}
+    return message
+
+
+def chat_chunk(head: Head, index: int, delta: Json, **more: object) -> Json:
+    """One chunk of a stream, for one choice."""
+    choice: Json = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+    return head.object("chat.completion.chunk", choices=[{**choice, **more}])
+
+
+def chat_deltas(output: StepOutput) -> list[tuple[Json, list[TokenLogprob]]]:
+    """The deltas of one step, logprobs attached to the (last) content among them."""
+    deltas: list[tuple[Json, list[TokenLogprob]]] = []
+    for delta in output.deltas:
+        if delta.channel is Channel.REASONING:
+            deltas.append(({"reasoning_content": delta.text, "reasoning": delta.text}, []))
+        else:
+            deltas.append(({"content": delta.text}, []))
+    if output.logprobs:
+        if not deltas or "content" not in deltas[-1][0]:
+            deltas.append(({"content": ""}, []))
+        deltas[-1][1].extend(output.logprobs)
+    return deltas
+
+
+def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> Json | None:
+    """OpenAI's logprobs object of chat completions, None where there are none."""
+    if not logprobs:
+        return None
+    return {
+        "content": [
+            {
+                **_token(logprob.token, logprob.logprob),
+                "top_logprobs": [_token(token, value) for token, value in logprob.top],
+            }
+            for logprob in logprobs
+        ],
+        "refusal": None,
+    }
+
+
+def _token(token: bytes, logprob: float) -> Json:
+    return {
+        "token": token.decode(errors="replace"),
+        "logprob": logprob,
+        "bytes": list(token),
+    }
+
+
+def completion_choice(index: int, text: str, **more: object) -> Json:
+    """A choice of a text completion, or of a chunk of its stream."""
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": None, **more}
+
+
+def completion_logprobs(logprobs: Sequence[TokenLogprob], offset: int) -> Json | None:
+    """OpenAI's older logprobs object; `offset` is the first token's place in the text."""
+    if not logprobs:
+        return None
+    texts = [logprob.token.decode(errors="replace") for logprob in logprobs]
+    offsets = []
+    for text in texts:
+        offsets.append(offset)
+        offset += len(text)
+    return {
+        "tokens": texts,
+        "token_logprobs": [logprob.logprob for logprob in logprobs],
+        "top_logprobs": [
+            {token.decode(errors="replace"): value for token, value in logprob.top}
+            for logprob in logprobs
+        ],
+        "text_offset": offsets,
+    }

@@ -1,0 +1,58 @@
+"""What the routes share: one object, made by `app.create_app`, passed and never global."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from local_worker import __version__
+from local_worker.api.render import Head
+from local_worker.errors import EngineNotReadyError
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from local_worker.api.admission import Admission
+    from local_worker.api.metrics import Metrics
+    from local_worker.api.model import ServedModel
+    from local_worker.config import ServerConfig
+    from local_worker.engine import Engine
+
+FINGERPRINT = f"local-worker-{__version__}"
+
+
+@dataclass(slots=True)
+class ApiState:
+    """The parts behind the routes.
+
+    Attributes:
+        loaded: the served model; None until `serve` has loaded it.
+    """
+
+    engine: Engine
+    config: ServerConfig
+    admission: Admission
+    metrics: Metrics
+    loaded: ServedModel | None = field(default=None)
+
+    @property
+    def model(self) -> ServedModel:
+        """The served model; raises `EngineNotReadyError` while it is loading."""
+        if self.loaded is None:
+            raise EngineNotReadyError("the model is still loading", retry_after=2)
+        return self.loaded
+
+    def head(self, prefix: str) -> Head:
+        """A new response's common fields."""
+        return Head(
+            f"{prefix}-{secrets.token_hex(12)}", int(time.time()), self.model.name, FINGERPRINT
+        )
+
+
+def state_of(request: Request) -> ApiState:
+    """The state of the app that serves this request."""
+    state = request.app.state.api
+    assert isinstance(state, ApiState)
+    return state

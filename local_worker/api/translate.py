@@ -1,0 +1,280 @@
+"""From request bodies to what the engine needs. Pure: the served model's facts in, values out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from local_worker.errors import InvalidParameterError
+from local_worker.prompts import system_first
+from local_worker.reasoning.effort import EffortRequest
+from local_worker.types import SamplingParams
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from local_worker.api.schemas import ChatBody, GenerationBody, Message
+    from local_worker.catalog.schema import Sampling, ThinkingSpec
+    from local_worker.reasoning.effort import EffortChoice
+
+MAX_STOP_STRINGS = 64
+MAX_SEED = 2**32 - 1
+"""llama.cpp's seeds have 32 bits, and the highest of them asks for a random one."""
+
+RESERVED_TEMPLATE_VARIABLES = frozenset(
+    {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedEffort:
+    """The client's wish, and the field it came in (None where it said nothing)."""
+
+    request: EffortRequest
+    field: str | None
+
+
+def asked_effort(body: ChatBody) -> AskedEffort:
+    """Collects what the request says about thinking, under whichever name.
+
+    Raises:
+        InvalidParameterError: two fields say different things.
+    """
+    effort, effort_field = _one_of(
+        {
+            "reasoning_effort": body.reasoning_effort,
+            "reasoning.effort": body.reasoning.effort if body.reasoning else None,
+            "thinking.type": _thinking_level(body),
+        }
+    )
+    budget, budget_field = _one_of(
+        {
+            "reasoning_budget_tokens": body.reasoning_budget_tokens,
+            "thinking_budget": body.thinking_budget,
+            "thinking_token_budget": body.thinking_token_budget,
+            "thinking_budget_tokens": body.thinking_budget_tokens,
+            "reasoning.max_tokens": body.reasoning.max_tokens if body.reasoning else None,
+            "thinking.budget_tokens": body.thinking.budget_tokens if body.thinking else None,
+        }
+    )
+    switch, switch_field = _one_of(
+        {
+            "enable_thinking": body.enable_thinking,
+            "chat_template_kwargs.enable_thinking": _kwarg(body),
+        }
+    )
+    request = EffortRequest(
+        effort=effort,
+        effort_field=effort_field or "reasoning_effort",
+        budget=budget,
+        budget_field=budget_field or "reasoning_budget_tokens",
+        enable_thinking=switch,
+    )
+    return AskedEffort(request, budget_field or effort_field or switch_field)
+
+
+def _one_of(fields: dict[str, Any]) -> tuple[Any, str | None]:
+    given = {name: value for name, value in fields.items() if value is not None}
+    names = list(given)
+    for name in names[1:]:
+        if given[name] != given[names[0]]:
+            raise InvalidParameterError(
+                f"'{names[0]}' and '{name}' say different things; send one of them", param=name
+            )
+    return (given[names[0]], names[0]) if names else (None, None)
+
+
+def _thinking_level(body: ChatBody) -> str | None:
+    if body.thinking is None or body.thinking.type == "enabled":
+        return None
+    return {"disabled": "none", "adaptive": "auto"}[body.thinking.type]
+
+
+def _kwarg(body: ChatBody) -> bool | None:
+    value = (body.chat_template_kwargs or {}).get("enable_thinking")
+    if value is not None and not isinstance(value, bool):
+        raise InvalidParameterError(
+            "'chat_template_kwargs.enable_thinking' must be true or false",
+            param="chat_template_kwargs.enable_thinking",
+        )
+    return value
+
+
+def template_variables(
+    body: ChatBody, spec: ThinkingSpec | None, choice: EffortChoice, *, thinking: bool
+) -> dict[str, Any]:
+    """Variables for the chat template: the client's own, then those that carry the effort."""
+    variables = dict(body.chat_template_kwargs or {})
+    reserved = RESERVED_TEMPLATE_VARIABLES & variables.keys()
+    if reserved:
+        name = min(reserved)
+        raise InvalidParameterError(
+            f"'chat_template_kwargs.{name}' is set by the server; leave it out",
+            param=f"chat_template_kwargs.{name}",
+        )
+    variables.pop("enable_thinking", None)
+    if spec is None:
+        return variables
+    if spec.switch == "enable_thinking":
+        variables["enable_thinking"] = thinking
+    level = choice.effort if thinking else "none"
+    native = {str(ours): theirs for ours, theirs in spec.native_levels.items()}.get(level)
+    if native is not None:
+        variables["reasoning_effort"] = native
+    return variables
+
+
+def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as templates expect them: content is one text, `developer` is `system`.
+
+    Raises:
+        InvalidParameterError: a role, part or message that cannot be served.
+    """
+    plain: list[dict[str, Any]] = []
+    for index, message in enumerate(messages):
+        place = f"messages[{index}]"
+        if message.role in ("tool", "function"):
+            raise InvalidParameterError(
+                "tool messages need tool calls, which this version does not have",
+                param=f"{place}.role",
+            )
+        entry: dict[str, Any] = {"role": message.role, "content": _text_of(message, place)}
+        thought = message.reasoning_content or message.reasoning
+        if thought is not None:
+            entry["reasoning_content"] = thought
+        plain.append(entry)
+    return system_first(plain)
+
+
+def _text_of(message: Message, place: str) -> str:
+    content = message.content
+    if content is None:
+        raise InvalidParameterError(f"'{place}.content' is missing", param=f"{place}.content")
+    texts = [content] if isinstance(content, str) else []
+    for index, part in enumerate(content if isinstance(content, list) else []):
+        if part.type not in ("text", "input_text") or part.text is None:
+            raise InvalidParameterError(
+                f"a part of type {part.type!r} cannot be served; only text can",
+                param=f"{place}.content[{index}].type",
+            )
+        texts.append(part.text)
+    for text in texts:
+        check_text(text, f"{place}.content")
+    return "\n".join(texts)
+
+
+def check_text(text: str, param: str) -> None:
+    """Raises `InvalidParameterError` for a text that is no valid Unicode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidParameterError(
+            f"'{param}' has an unpaired surrogate at character {error.start}; send valid Unicode",
+            param=param,
+        ) from None
+
+
+def stop_strings(body: GenerationBody) -> tuple[str, ...]:
+    """The request's stop strings.
+
+    Raises:
+        InvalidParameterError: too many of them, or an empty one.
+    """
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    if len(stop) > MAX_STOP_STRINGS:
+        raise InvalidParameterError(
+            f"{len(stop)} stop strings; at most {MAX_STOP_STRINGS} are taken", param="stop"
+        )
+    if any(not text for text in stop):
+        raise InvalidParameterError("a stop string cannot be empty", param="stop")
+    for text in stop:
+        check_text(text, "stop")
+    return stop
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingFacts:
+    """What sampling needs beside the request.
+
+    Attributes:
+        defaults: the vendor's recommendation for this mode, or None.
+        vocab_size: logit_bias ids are below it.
+        random_seed: used where the request has no seed.
+        logprobs: alternatives per token; None for no logprobs.
+    """
+
+    defaults: Sampling | None
+    vocab_size: int
+    random_seed: int
+    logprobs: int | None
+
+
+def sampling_params(body: GenerationBody, facts: SamplingFacts) -> SamplingParams:
+    """Sampling parameters: the request's, else the model's defaults, else OpenAI's."""
+
+    def pick(name: str, fallback: float) -> float:
+        given = getattr(body, name)
+        value = given if given is not None else getattr(facts.defaults, name, None)
+        return fallback if value is None else value
+
+    repeat, _ = _one_of(
+        {"repeat_penalty": body.repeat_penalty, "repetition_penalty": body.repetition_penalty}
+    )
+    return SamplingParams(
+        temperature=pick("temperature", 1.0),
+        top_k=max(0, int(pick("top_k", 0))),
+        top_p=pick("top_p", 1.0),
+        min_p=pick("min_p", 0.0),
+        presence_penalty=pick("presence_penalty", 0.0),
+        frequency_penalty=pick("frequency_penalty", 0.0),
+        repeat_penalty=1.0 if repeat is None else repeat,
+        logit_bias=_logit_bias(body.logit_bias or {}, facts.vocab_size),
+        seed=(facts.random_seed if body.seed is None else body.seed) % MAX_SEED,
+        logprobs=facts.logprobs,
+        min_tokens=body.min_tokens,
+        ignore_eos=body.ignore_eos,
+    )
+
+
+def _logit_bias(bias: dict[str, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
+    pairs = []
+    for key, value in bias.items():
+        if not key.isascii() or not key.isdigit() or int(key) >= vocab_size:
+            raise InvalidParameterError(
+                f"{key[:20]!r} is no token id of this model (0..{vocab_size - 1})",
+                param="logit_bias",
+            )
+        if not -100 <= value <= 100:  # noqa: PLR2004 - OpenAI's range
+            raise InvalidParameterError(
+                f"a logit bias is between -100 and 100 (given: {value})", param="logit_bias"
+            )
+        pairs.append((int(key), float(value)))
+    return tuple(pairs)
+
+
+def chat_logprobs(body: ChatBody) -> int | None:
+    """How many alternatives to report per token; None for no logprobs at all."""
+    if not body.logprobs:
+        if body.top_logprobs:
+            raise InvalidParameterError(
+                "'top_logprobs' needs 'logprobs': true", param="top_logprobs"
+            )
+        return None
+    return body.top_logprobs or 0
+
+
+def chat_max_tokens(body: ChatBody) -> tuple[int | None, str]:
+    """The output limit and the name of the field it came in."""
+    value, name = _one_of(
+        {"max_completion_tokens": body.max_completion_tokens, "max_tokens": body.max_tokens}
+    )
+    return value, name or "max_completion_tokens"
+
+
+def check_min_tokens(body: GenerationBody, max_tokens: int) -> None:
+    """Raises `InvalidParameterError` when min_tokens is more than can be generated."""
+    if body.min_tokens > max_tokens:
+        raise InvalidParameterError(
+            f"'min_tokens' ({body.min_tokens}) is more than the {max_tokens} output tokens",
+            param="min_tokens",
+        )

@@ -1,0 +1,153 @@
+"""Chat messages to prompt text, through the model file's own template in jinja2's sandbox.
+
+What people write is text and nothing else: a control token's spelling inside a message (say
+`<|im_end|>`, or `</think>`) must not act as the token. Such spellings are taken out before the
+template runs and put back as segments in which the tokenizer cannot see them whole.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+
+from local_worker.errors import InvalidParameterError, ModelFileError
+from local_worker.types import PromptSegment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+Message = dict[str, Any]
+
+TRUSTED_ROLES = frozenset({"assistant"})
+"""Their messages are the model's own words coming back, thought delimiters included."""
+
+
+class ChatTemplate:
+    """A compiled chat template.
+
+    Args:
+        source: jinja2 text.
+        bos_token: for templates that write it themselves.
+        eos_token: likewise.
+        control_tokens: spellings that must not act as tokens when a person writes them.
+
+    Raises:
+        ModelFileError: the source is not a template.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        bos_token: str = "",
+        eos_token: str = "",
+        control_tokens: Iterable[str] = (),
+    ) -> None:
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals.update(
+            raise_exception=_raise_exception,
+            strftime_now=_strftime_now,
+            bos_token=bos_token,
+            eos_token=eos_token,
+        )
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise ModelFileError(f"the model's chat template does not parse: {error}") from error
+        self._guard = _Guard(control_tokens)
+
+    def render(self, messages: Sequence[Message], **variables: object) -> tuple[PromptSegment, ...]:
+        """The prompt up to and including the generation prompt.
+
+        Raises:
+            InvalidParameterError: the template refuses these messages.
+        """
+        guarded = [self._guard.hide(message) for message in messages]
+        try:
+            text = self._template.render(messages=guarded, add_generation_prompt=True, **variables)
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            raise InvalidParameterError(
+                f"the model's chat template refuses these messages: {error}", param="messages"
+            ) from error
+        return tuple(self._guard.reveal(text))
+
+
+def opens_thought(prompt: Sequence[PromptSegment], start: str) -> bool:
+    """Whether the template left a thought open at the end of the prompt."""
+    return (
+        bool(prompt) and prompt[-1].special and (prompt[-1].text.rstrip().endswith(start.rstrip()))
+    )
+
+
+class _Guard:
+    """Takes control-token spellings out of people's messages, and back as harmless segments."""
+
+    def __init__(self, control_tokens: Iterable[str]) -> None:
+        spellings = sorted({t for t in control_tokens if len(t) > 1}, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, spellings))) if spellings else None
+        self._nonce = secrets.token_hex(8)
+        self._marker = re.compile(f"\ue000{self._nonce}:([0-9a-f]*)\ue001")
+
+    def hide(self, message: Message) -> Message:
+        if self._pattern is None or message.get("role") in TRUSTED_ROLES:
+            return message
+        return {key: self._hide_value(value) for key, value in message.items()}
+
+    def _hide_value(self, value: object) -> object:
+        if isinstance(value, str):
+            assert self._pattern is not None
+            return self._pattern.sub(self._mark, value)
+        if isinstance(value, list):
+            return [self._hide_value(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._hide_value(item) for key, item in value.items()}
+        return value
+
+    def _mark(self, match: re.Match[str]) -> str:
+        # As hex, so that no filter of a template (trim, upper, split) can bring it to life.
+        return f"\ue000{self._nonce}:{match[0].encode().hex()}\ue001"
+
+    def reveal(self, text: str) -> Iterable[PromptSegment]:
+        start = 0
+        for match in self._marker.finditer(text):
+            if match.start() > start:
+                yield PromptSegment(text[start : match.start()])
+            spelling = bytes.fromhex(match[1]).decode()
+            # Some tokenizers read a few control tokens even in plain text: never show one whole.
+            yield PromptSegment(spelling[0], special=False)
+            yield PromptSegment(spelling[1:], special=False)
+            start = match.end()
+        if start < len(text):
+            yield PromptSegment(text[start:])
+
+
+def _to_json(value: object, indent: int | None = None, **options: object) -> str:
+    """Like the filter that templates are written for: no HTML escapes, and Unicode as it is."""
+    ensure_ascii = bool(options.get("ensure_ascii", False))
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def _raise_exception(message: str) -> str:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.datetime.now().astimezone().strftime(pattern)
+
+
+def system_first(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """OpenAI's `developer` role is what local templates call `system`."""
+    return [
+        {**message, "role": "system"} if message.get("role") == "developer" else dict(message)
+        for message in messages
+    ]
