@@ -1,0 +1,161 @@
+"""`local-worker serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from local_worker.catalog.load import load
+from local_worker.catalog.plan import Wish
+from local_worker.catalog.progress import Bar
+from local_worker.catalog.store import Store, default_home
+from local_worker.config import ServerConfig
+from local_worker.errors import ConfigError
+from local_worker.probe.software import installed_engines
+from local_worker.probe.survey import probe_hardware
+from local_worker.reasoning.effort import LEVELS
+
+if TYPE_CHECKING:
+    import argparse
+    import socket
+
+    from local_worker.api.state import ApiState
+    from local_worker.serve.resolve import Overrides, Resolved
+
+API_KEY_VARIABLE = "LOCAL_WORKER_API_KEY"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `serve`; defaults are those of `config` and the plan."""
+    d = ServerConfig()
+    add = parser.add_argument
+    add("--model", metavar="NAME|FILE.gguf", help="a catalog name or a GGUF file (default: demo)")
+    add("--host", default=d.host, help="address to bind (default: %(default)s)")
+    add("--port", type=int, default=d.port, help="port; 0 picks a free one (default: %(default)s)")
+    add("--api-key", action="append", default=[], metavar="KEY",
+        help=f"ask clients for this key; may be repeated (also: ${API_KEY_VARIABLE})")  # fmt: skip
+    add("--allow-open-network", action="store_true",
+        help="bind beyond this machine without a key")  # fmt: skip
+    add("--offline", action="store_true", help="never fetch weights")
+    _add_plan_arguments(parser)
+    _add_effort_arguments(parser, d)
+    add("--max-queue", type=int, default=d.max_queue, metavar="N",
+        help="sequences running or waiting at the most (default: %(default)s)")  # fmt: skip
+    add("--drain-seconds", type=float, default=d.drain_seconds, metavar="S",
+        help="how long running requests may go on after SIGTERM (default: %(default)s)")  # fmt: skip
+
+
+def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what the plan decides unless you do")
+    add = group.add_argument
+    add("--context", type=int, metavar="N", help="tokens of one request, prompt and output")
+    add("--max-num-seqs", type=int, metavar="N", help="sequences computed at a time")
+    add("--quant", help="quantisation, as `models show` lists them")
+    add("--kv-type", choices=("f16", "q8_0"), help="type of the KV cache")
+    add("--gpu-layers", type=int, metavar="N", help="layers on the GPU")
+    add("--load-mode", choices=("memory", "mmap"), help="read the weights, or map the file")
+    add("--threads", type=int, metavar="N", help="compute threads")
+    add("--max-tokens-per-step", type=int, metavar="N", help="token budget of one decode step")
+
+
+def _add_effort_arguments(parser: argparse.ArgumentParser, d: ServerConfig) -> None:
+    group = parser.add_argument_group("thinking effort")
+    add = group.add_argument
+    add("--max-thinking-tokens", type=int, metavar="N", help="ceiling over every thinking budget")
+    add("--default-effort", choices=LEVELS, default=d.default_effort,
+        help="for models without a default of their own (default: %(default)s)")  # fmt: skip
+    add("--budget-message", default="", metavar="TEXT",
+        help="text to put before the closer when a thought is cut")  # fmt: skip
+    add("--allow-unenforced-effort", action="store_true",
+        help="take effort levels although the self-test failed")  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serves until stopped."""
+    logging.basicConfig(level=logging.WARNING, format="local-worker: %(message)s")
+    config = _server_config(options)
+    overrides = _overrides(options)
+    # Here and not above: `serve --help` needs neither engine nor web framework.
+    from local_worker.serve.server import bind
+
+    listener = bind(config)
+    with listener:
+        resolved = _resolve(options, overrides)
+        _say(f"model    {resolved.card.names[0]}")
+        for reason in resolved.reasons:
+            _say(f"         {reason}")
+        asyncio.run(_serve(resolved, config, listener))
+    return 0
+
+
+async def _serve(resolved: Resolved, config: ServerConfig, listener: socket.socket) -> None:
+    from local_worker.engines.llama_cpp.engine import LlamaCppEngine
+    from local_worker.serve.server import Server
+
+    server = Server(LlamaCppEngine(resolved.config), resolved.card, config, _announce)
+    await server.run(listener)
+
+
+def _announce(url: str, state: ApiState) -> None:
+    test = state.model.self_test
+    assert test is not None
+    if test.problem is None:
+        _say(f"effort   self-test passed ({test.summary})")
+    else:
+        _say(f"effort   self-test FAILED: {test.problem}; requests that ask for effort are refused")
+    _say(f"ready    {url}/v1  (OpenAI API; try: local-worker chat --url {url})")
+
+
+def _resolve(options: argparse.Namespace, overrides: Overrides) -> Resolved:
+    from local_worker.serve.resolve import Machine, Resolver
+
+    machine = Machine(probe_hardware(), installed_engines())
+    store = Store(default_home(os.environ))
+    with Bar() as bar:
+        resolver = Resolver(machine, load(), store, None if options.offline else bar)
+        return resolver.resolve(options.model, overrides)
+
+
+def _server_config(options: argparse.Namespace) -> ServerConfig:
+    keys = [*options.api_key]
+    if API_KEY_VARIABLE in os.environ:
+        keys.append(os.environ[API_KEY_VARIABLE])
+    if options.max_queue < 1:
+        raise ConfigError("--max-queue must be at least 1")
+    return ServerConfig(
+        host=options.host,
+        port=options.port,
+        api_keys=tuple(keys),
+        allow_open_network=options.allow_open_network,
+        max_queue=options.max_queue,
+        drain_seconds=options.drain_seconds,
+        max_thinking_tokens=options.max_thinking_tokens,
+        default_effort=options.default_effort,
+        budget_message=options.budget_message,
+        allow_unenforced_effort=options.allow_unenforced_effort,
+    )
+
+
+def _overrides(options: argparse.Namespace) -> Overrides:
+    from local_worker.serve.resolve import Overrides
+
+    for name in ("threads", "max_tokens_per_step"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1")
+    wish = Wish(
+        context=options.context,
+        max_num_seqs=options.max_num_seqs,
+        quant=options.quant,
+        kv_type=options.kv_type,
+        gpu_layers=options.gpu_layers,
+        load_mode=options.load_mode,
+    )
+    return Overrides(wish, options.threads, options.max_tokens_per_step)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

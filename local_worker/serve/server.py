@@ -1,0 +1,163 @@
+"""The server's life: bind, load, test, serve, drain, end.
+
+The port is bound before the model is loaded, so that a port in use is known at once and /health and
+/ready can answer while minutes of loading go by.
+
+    first SIGTERM or SIGINT   new requests get 503, running ones go on for `drain_seconds`; those
+                              that are left then end with an error event
+    second one                everything ends at once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from local_worker.api.app import create_app
+from local_worker.api.model import load_model
+from local_worker.errors import ConfigError, StartupError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from local_worker.api.model import ModelCard
+    from local_worker.api.state import ApiState
+    from local_worker.config import ServerConfig
+    from local_worker.engine import Engine
+
+log = logging.getLogger(__name__)
+
+LAST_EVENTS_SECONDS = 1.0
+"""After the engine has ended, what it takes to write the last error events."""
+
+
+def bind(config: ServerConfig) -> socket.socket:
+    """Opens the listening socket. Raises `ConfigError` when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((config.host, config.port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port {config.port} on {config.host} is in use; choose another with --port"
+            ) from None
+        raise ConfigError(f"cannot listen on {config.host}:{config.port}: {error}") from None
+    listener.listen(socket.SOMAXCONN)
+    listener.setblocking(False)
+    return listener
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its own signal handling: the drain comes first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signals to `Server`."""
+        yield
+
+
+class Server:
+    """One served model on one port.
+
+    Args:
+        engine: not started yet.
+        card: what is known about its model.
+        config: of the HTTP side.
+        on_ready: called with the base URL and the state once requests are served.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        card: ModelCard,
+        config: ServerConfig,
+        on_ready: Callable[[str, ApiState], None] = lambda _url, _state: None,
+    ) -> None:
+        self._engine = engine
+        self._card = card
+        self._config = config
+        self._on_ready = on_ready
+        self._app = create_app(engine, config)
+        self._state: ApiState = self._app.state.api
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serves until told to stop. Raises `StartupError` when the model cannot be loaded."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        uvicorn_config = uvicorn.Config(
+            self._app, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=30
+        )
+        server = _Uvicorn(uvicorn_config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        loading = asyncio.create_task(self._load(listener))
+        try:
+            await self._until_stopped(loading)
+            if not self._stop_now.is_set():
+                await self._drain()
+        finally:
+            await _cancel(loading)
+            await self._engine.aclose()
+            if not self._stop_now.is_set() and self._state.admission.in_flight:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._state.admission.idle(), LAST_EVENTS_SECONDS)
+            server.should_exit = server.force_exit = True
+            await serving
+
+    def stop(self) -> None:
+        """Asks for a graceful stop; the second time for an immediate one."""
+        if self._stop.is_set():
+            log.warning("stopping at once")
+            self._stop_now.set()
+        else:
+            log.warning("stopping: running requests have %g s", self._config.drain_seconds)
+        self._state.admission.drain()
+        self._stop.set()
+
+    async def _load(self, listener: socket.socket) -> None:
+        await self._engine.start()
+        self._state.loaded = await load_model(self._engine, self._card, self._config)
+        host, port = listener.getsockname()[:2]
+        host = f"[{host}]" if ":" in host else host
+        self._on_ready(f"http://{host}:{port}", self._state)
+
+    async def _until_stopped(self, loading: asyncio.Task[None]) -> None:
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                loading.result()  # raises what went wrong
+                await stopping
+        finally:
+            await _cancel(stopping)
+
+    async def _drain(self) -> None:
+        idle = asyncio.create_task(self._state.admission.idle())
+        now = asyncio.create_task(self._stop_now.wait())
+        await asyncio.wait(
+            {idle, now},
+            timeout=self._config.drain_seconds,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if not idle.done():
+            log.warning("%d sequences are cut off", self._state.admission.in_flight)
+        await _cancel(idle)
+        await _cancel(now)
+
+
+async def _cancel(task: asyncio.Task[None] | asyncio.Task[bool]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, StartupError):
+        await task
