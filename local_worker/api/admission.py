@@ -34,9 +34,8 @@ class Admission:
         """Whether new requests are refused."""
         return self._draining
 
-    @contextlib.contextmanager
-    def admit(self, sequences: int) -> Iterator[None]:
-        """Counts a request's sequences for the duration of the context.
+    def check(self, sequences: int) -> None:
+        """Whether so many more sequences would be taken now.
 
         Raises:
             DrainingError: the server is stopping.
@@ -48,6 +47,11 @@ class Admission:
             raise QueueFullError(
                 f"{self.in_flight} sequences are running or waiting and the limit is {self._limit}"
             )
+
+    @contextlib.contextmanager
+    def admit(self, sequences: int) -> Iterator[None]:
+        """Counts a request's sequences for the duration of the context; see `check`."""
+        self.check(sequences)
         self.in_flight += sequences
         self._idle.clear()
         try:

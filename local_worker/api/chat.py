@@ -58,6 +58,7 @@ async def chat_completions(request: Request) -> Response:
     state = state_of(request)
     body = parse(ChatBody, await request.body())
     job = await prepare(state, body)
+    state.admission.check(len(job.requests))  # before a stream's headers are out
     if body.stream:
         return EventStream(_stream(state, job))
     with state.admission.admit(body.n):

@@ -53,6 +53,7 @@ async def completions(request: Request) -> Response:
     state = state_of(request)
     body = parse(CompletionBody, await request.body())
     job = await prepare(state, body)
+    state.admission.check(len(job.requests))  # before a stream's headers are out
     if body.stream:
         return EventStream(_stream(state, job))
     with state.admission.admit(len(job.requests)):

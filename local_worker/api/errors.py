@@ -40,14 +40,22 @@ def error_body(error: Exception) -> dict[str, Any]:
     """The exception as OpenAI's error object. An unknown one keeps its details to the log."""
     _, kind = status_of(error)
     known = isinstance(error, errors.LocalWorkerError)
+    param = getattr(error, "param", None)
     return {
         "error": {
-            "message": str(error) if known else "internal error; the server's log has the details",
+            "message": _encodable(str(error))
+            if known
+            else "internal error; the server's log has the details",
             "type": kind,
-            "param": getattr(error, "param", None),
+            "param": None if param is None else _encodable(param),
             "code": getattr(error, "code", None) if known else "internal_error",
         }
     }
+
+
+def _encodable(text: str) -> str:
+    """A message may quote what a client sent, which need not be valid Unicode."""
+    return text.encode(errors="replace").decode()
 
 
 def error_response(error: Exception) -> JSONResponse:

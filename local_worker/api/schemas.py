@@ -6,9 +6,9 @@ the result and is not served here is refused by name; what changes nothing is ig
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, TypeVar
 
-import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from local_worker.errors import InvalidParameterError
@@ -161,8 +161,10 @@ def parse(kind: type[B], data: bytes) -> B:
         InvalidParameterError: not JSON, a wrong type or value, or a field that is not served.
     """
     try:
-        raw = pydantic_core.from_json(data, allow_inf_nan=False)
-    except ValueError as error:
+        # The standard library's parser, since it lets unpaired surrogates through: the schema then
+        # says which field has them.
+        raw = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise InvalidParameterError(f"the request body is not valid JSON: {error}") from None
     if not isinstance(raw, dict):
         raise InvalidParameterError("the request body must be a JSON object")
@@ -172,6 +174,10 @@ def parse(kind: type[B], data: bytes) -> B:
         raise _explain(error) from None
     _refuse_unknown(body, "")
     return body
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _explain(error: ValidationError) -> InvalidParameterError:
@@ -186,6 +192,8 @@ def _explain(error: ValidationError) -> InvalidParameterError:
             param += f".{part}" if param else part
     given = "" if detail["type"] == "missing" else f" (given: {_shorten(detail['input'])})"
     message = detail["msg"][0].lower() + detail["msg"][1:]
+    if detail["type"] == "string_unicode":
+        message = "has an unpaired surrogate; send valid Unicode"
     return InvalidParameterError(f"'{param}': {message}{given}", param=param or None)
 
 

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-queue", type=int, default=d.max_queue, metavar="N",
         help="sequences running or waiting at the most (default: %(default)s)")  # fmt: skip
     add("--drain-seconds", type=float, default=d.drain_seconds, metavar="S",
-        help="how long running requests may go on after SIGTERM (default: %(default)s)")  # fmt: skip
+        help="time for running requests after SIGTERM (default: %(default)s)")  # fmt: skip
 
 
 def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:

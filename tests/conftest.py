@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from local_worker.demo import gguf_path
+
+SHARED = Path(__file__).parent.parent.parent / "shared"
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def demo_gguf():
+    path = gguf_path()
+    assert path.exists(), "the embedded model belongs to the package"
+    return path
+
+
+class RunningServer:
+    """`local-worker serve` as a process of its own, as a user would start it."""
+
+    def __init__(self, *arguments, env=None, wait=True):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "local_worker", "serve", "--port", "0", *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+        assert self.process.stderr is not None
+        self._stderr = self.process.stderr
+        self.output = ""
+        self.url = self._wait_for("ready    (http://[^/]+)") if wait else ""
+
+    def _wait_for(self, pattern, timeout=60.0):
+        os.set_blocking(self._stderr.fileno(), False)
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            self.output += self._stderr.read() or ""
+            if match := re.search(pattern, self.output):
+                return match[1]
+            # A server that died must not be waited for.
+            assert self.process.poll() is None, f"the server ended:\n{self.output}"
+            time.sleep(0.05)
+        raise AssertionError(f"the server did not get ready:\n{self.output}")
+
+    def client(self, **options):
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)
+
+    def worker_pid(self):
+        out = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False
+        ).stdout
+        return int(out.split()[0])
+
+    def stop(self, number=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+            try:
+                self.process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.output += self._stderr.read() or ""
+        self._stderr.close()
+        return self.process.returncode
+
+
+@pytest.fixture
+def start_server():
+    servers = []
+
+    def start(*arguments, **options):
+        servers.append(RunningServer(*arguments, **options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def demo_server():
+    """One server on the embedded model for all tests that only ask it things."""
+    server = RunningServer()
+    yield server
+    server.stop()

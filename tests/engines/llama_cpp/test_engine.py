@@ -1,0 +1,155 @@
+"""What is llama.cpp's own: seeds, penalties, a dying process, and what the process refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from local_worker.engines.llama_cpp.engine import LlamaCppEngine
+from local_worker.engines.llama_cpp.messages import LlamaConfig
+from local_worker.errors import EngineDiedError, EngineNotReadyError, EngineStartError
+from local_worker.types import FinishReason, GenerationRequest, PromptSegment, SamplingParams
+
+pytestmark = [pytest.mark.anyio, pytest.mark.llama]
+
+CHAT = (
+    "<|im_start|>user\nAdd up this invoice.\npens 3x14\ncups 2x9<|im_end|>\n"
+    "<|im_start|>assistant\n<think>\n"
+)
+LONG = SamplingParams(temperature=0, ignore_eos=True)
+
+
+async def request_for(engine, request_id="r", max_tokens=30, **sampling):
+    prompt = await engine.tokenize([PromptSegment(CHAT)])
+    return GenerationRequest(request_id, prompt, max_tokens, SamplingParams(**sampling))
+
+
+async def text(engine, request):
+    outputs = [output async for output in engine.generate(request)]
+    return "".join(d.text for o in outputs for d in o.deltas)
+
+
+async def first_output(generator):
+    async for output in generator:
+        if output.deltas:
+            return output
+    raise AssertionError("no output")
+
+
+async def test_the_same_seed_gives_the_same_text(running_llama):
+    async with running_llama() as engine:
+        hot = {"temperature": 2.0, "max_tokens": 40}
+        runs = [await text(engine, await request_for(engine, seed=s, **hot)) for s in (1, 1, 2, 3)]
+    assert runs[0] == runs[1]
+    assert len(set(runs)) == 3
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 1.5, "top_k": 1},
+        {"temperature": 1.5, "top_p": 1e-6},
+        {"temperature": 1.5, "min_p": 1.0},
+    ],
+)
+async def test_each_filter_can_leave_the_best_token_alone(running_llama, sampling):
+    async with running_llama() as engine:
+        greedy = await text(engine, await request_for(engine, temperature=0))
+        assert await text(engine, await request_for(engine, **sampling)) == greedy
+
+
+async def test_logit_bias_forces_and_forbids(running_llama):
+    async with running_llama() as engine:
+        (token,) = await engine.tokenize([PromptSegment("7")])
+        request = await request_for(
+            engine, max_tokens=4, temperature=0, logit_bias=((token, 100.0),), ignore_eos=True
+        )
+        assert await text(engine, request) == "7777"
+        forbidden = await request_for(engine, temperature=0, logit_bias=((token, -100.0),))
+        assert "7" not in await text(engine, forbidden)
+
+
+async def test_min_tokens_holds_the_end_off(running_llama):
+    async with running_llama() as engine:
+        request = await request_for(engine, max_tokens=200, temperature=0, min_tokens=150)
+        outputs = [o async for o in engine.generate(request)]
+    assert outputs[-1].num_tokens >= 150
+
+
+async def test_a_killed_process_is_replaced_and_the_silent_request_runs_again(running_llama):
+    async with running_llama() as engine:
+        expected = await text(engine, await request_for(engine, temperature=0))
+        os.kill(engine._child.process.pid, signal.SIGKILL)
+        assert await text(engine, await request_for(engine, "again", temperature=0)) == expected
+        assert engine.stats().restarts == 1
+
+
+async def test_a_response_that_has_begun_ends_with_an_error(running_llama):
+    async with running_llama() as engine:
+        prompt = await engine.tokenize([PromptSegment(CHAT)])
+        generator = engine.generate(GenerationRequest("long", prompt, 3000, LONG))
+        await first_output(generator)
+        os.kill(engine._child.process.pid, signal.SIGKILL)
+        with pytest.raises(EngineDiedError, match="in the middle"):
+            async for _ in generator:
+                pass
+
+
+async def test_a_process_that_cannot_come_back_fails_everything(running_llama, monkeypatch):
+    monkeypatch.setattr("local_worker.engines.llama_cpp.engine.RETRY_DELAYS", (0.0, 0.0))
+    async with running_llama() as engine:
+        engine._config = LlamaConfig("/nowhere.gguf", 512, 512, 1)
+        waiting = asyncio.create_task(text(engine, await request_for(engine, temperature=0)))
+        os.kill(engine._child.process.pid, signal.SIGKILL)
+        with pytest.raises(EngineDiedError):
+            await waiting
+        assert not engine.ready
+        with pytest.raises(EngineNotReadyError):
+            await engine.tokenize([PromptSegment("x")])
+
+
+async def test_tokenizing_survives_a_death(running_llama):
+    async with running_llama() as engine:
+        os.kill(engine._child.process.pid, signal.SIGKILL)
+        assert await engine.tokenize([PromptSegment("<|im_end|>")])
+
+
+async def test_what_never_fits_the_kv_buffer_is_an_error_and_not_a_wait(running_llama):
+    async with running_llama(kv_capacity=512, max_model_len=512) as engine:
+        request = await request_for(engine, max_tokens=5000, temperature=0)
+        outputs = [o async for o in engine.generate(request)]
+    assert outputs[-1].finish.reason is FinishReason.ERROR
+    assert "KV cells" in outputs[-1].finish.error
+
+
+async def test_more_sequences_than_room_wait_their_turn(running_llama):
+    async with running_llama(kv_capacity=512, max_model_len=512, max_num_seqs=8) as engine:
+        requests = [
+            await request_for(engine, f"r{i}", max_tokens=150, temperature=0, ignore_eos=True)
+            for i in range(8)
+        ]
+        outputs = await asyncio.gather(*(text(engine, r) for r in requests))
+    assert len(set(outputs)) == 1
+
+
+async def test_a_file_that_is_no_model_is_one_clear_error(tmp_path):
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(EngineStartError, match="cannot load"):
+        await LlamaCppEngine(LlamaConfig(str(path), 512, 512, 1)).start()
+
+
+async def test_closing_ends_what_still_runs(running_llama):
+    async with running_llama() as engine:
+        prompt = await engine.tokenize([PromptSegment(CHAT)])
+        generator = engine.generate(GenerationRequest("long", prompt, 3000, LONG))
+        await first_output(generator)
+        pid = engine._child.process.pid
+    with pytest.raises(EngineDiedError, match="stopping"):
+        async for _ in generator:
+            pass
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

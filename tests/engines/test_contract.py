@@ -1,0 +1,158 @@
+"""What every engine must do. A new engine joins by a parameter of the `engine` fixture."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from local_worker.errors import InvalidParameterError
+from local_worker.types import (
+    Channel,
+    ClosedBy,
+    FinishReason,
+    GenerationRequest,
+    PromptSegment,
+    SamplingParams,
+    ThinkingParams,
+    ThinkingTokens,
+)
+
+pytestmark = pytest.mark.anyio
+
+CHAT = (
+    "<|im_start|>user\nAdd up this invoice.\npens 3x14\ncups 2x9\nlamps 4x5<|im_end|>\n"
+    "<|im_start|>assistant\n<think>\n"
+)
+
+
+async def request_for(engine, request_id="r", text=CHAT, max_tokens=40, **fields):
+    prompt = await engine.tokenize([PromptSegment(text)])
+    fields.setdefault("sampling", SamplingParams(temperature=0))
+    return GenerationRequest(request_id, prompt, max_tokens, **fields)
+
+
+async def thinking(engine, budget):
+    async def ids(text):
+        return await engine.tokenize([PromptSegment(text)])
+
+    tokens = ThinkingTokens(
+        await ids("<think>"), await ids("</think>"), await ids("\n</think>\n\n"),
+        await ids("</think>\n\n"), await ids("<tool_call>"), await ids("</tool_call>"),
+    )  # fmt: skip
+    return ThinkingParams(tokens, budget, starts_inside=True)
+
+
+async def outputs_of(engine, request):
+    return [output async for output in engine.generate(request)]
+
+
+def text_of(outputs, channel=Channel.CONTENT):
+    return "".join(d.text for o in outputs for d in o.deltas if d.channel is channel)
+
+
+async def test_info_is_complete(engine):
+    info = engine.info
+    assert engine.ready
+    assert info.vocab_size > 0
+    assert "<|im_start|>" in info.chat_template
+    assert "<|im_end|>" in info.control_tokens
+    assert 0 < info.max_model_len <= info.kv_capacity
+
+
+@pytest.mark.parametrize("text", ["Add up", "  two  spaces\n\n", "grün 😀", "x" * 3000])
+async def test_text_survives_the_tokenizer(engine, text):
+    ids = await engine.tokenize([PromptSegment(text)])
+    assert await engine.detokenize(ids) == text
+
+
+async def test_control_tokens_are_recognised_only_where_asked(engine):
+    as_token = await engine.tokenize([PromptSegment("<|im_end|>")])
+    as_text = await engine.tokenize([PromptSegment("<|im_end|>", special=False)])
+    assert len(as_token) == 1
+    assert len(as_text) > 1
+
+
+async def test_an_id_outside_the_vocabulary_is_refused(engine):
+    for wrong in (-1, engine.info.vocab_size):
+        with pytest.raises(InvalidParameterError):
+            await engine.detokenize([wrong])
+
+
+async def test_exactly_one_terminal_output(engine):
+    outputs = await outputs_of(engine, await request_for(engine))
+    assert [o.finish is not None for o in outputs] == [False] * (len(outputs) - 1) + [True]
+
+
+async def test_max_tokens_is_exact(engine):
+    request = await request_for(
+        engine, max_tokens=7, sampling=SamplingParams(temperature=0, ignore_eos=True)
+    )
+    outputs = await outputs_of(engine, request)
+    assert outputs[-1].num_tokens == 7
+    assert outputs[-1].finish.reason is FinishReason.LENGTH
+
+
+async def test_a_stop_string_ends_the_text_before_it(engine):
+    whole = text_of(await outputs_of(engine, await request_for(engine, max_tokens=30)))
+    stop = whole[4:7]
+    outputs = await outputs_of(engine, await request_for(engine, max_tokens=30, stop=(stop,)))
+    assert text_of(outputs) == whole[: whole.index(stop)]
+    assert outputs[-1].finish.reason is FinishReason.STOP
+    assert outputs[-1].finish.stop == stop
+
+
+@pytest.mark.parametrize("budget", [0, 1, 3, 5])
+async def test_the_budget_holds_and_delimiters_stay_out(engine, budget):
+    request = await request_for(
+        engine,
+        max_tokens=60,
+        thinking=await thinking(engine, budget),
+        sampling=SamplingParams(temperature=0, min_tokens=12),
+    )
+    outputs = await outputs_of(engine, request)
+    last = outputs[-1]
+    assert last.num_reasoning_tokens <= budget
+    assert last.finish.closed_by in (ClosedBy.BUDGET, ClosedBy.SOFT)
+    assert "think>" not in text_of(outputs) + text_of(outputs, Channel.REASONING)
+
+
+async def test_an_unbounded_thought_is_the_models_own(engine):
+    request = await request_for(engine, max_tokens=400, thinking=await thinking(engine, None))
+    outputs = await outputs_of(engine, request)
+    assert text_of(outputs, Channel.REASONING)
+    assert text_of(outputs)
+    assert outputs[-1].finish.closed_by is ClosedBy.MODEL
+
+
+async def test_many_at_a_time_are_the_same_as_one_by_one(engine):
+    alone = text_of(await outputs_of(engine, await request_for(engine)))
+    requests = [await request_for(engine, f"r{i}") for i in range(20)]
+    together = await asyncio.gather(*(outputs_of(engine, r) for r in requests))
+    assert {text_of(outputs) for outputs in together} == {alone}
+
+
+async def test_logprobs_come_with_every_content_token(engine):
+    request = await request_for(
+        engine, max_tokens=5, sampling=SamplingParams(temperature=0, logprobs=1, ignore_eos=True)
+    )
+    logprobs = [lp for o in await outputs_of(engine, request) for lp in o.logprobs]
+    assert len(logprobs) == 5
+    assert all(lp.logprob <= 0 for lp in logprobs)
+    assert all(lp.top[0][0] == lp.token for lp in logprobs)  # greedy: the best is the chosen
+
+
+async def test_leaving_early_frees_the_sequence(engine):
+    request = await request_for(
+        engine, max_tokens=2000, sampling=SamplingParams(temperature=0, ignore_eos=True)
+    )
+    async with aclosing(engine.generate(request)) as outputs:
+        async for _ in outputs:
+            break
+    for _ in range(100):
+        if engine.stats().running == 0:
+            break
+        await asyncio.sleep(0.02)
+    stats = engine.stats()
+    assert (stats.running, stats.waiting, stats.kv_used) == (0, 0, 0)
