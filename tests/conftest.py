@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,23 +32,26 @@ def demo_gguf():
 class RunningServer:
     """`local-worker serve` as a process of its own, as a user would start it."""
 
-    def __init__(self, *arguments, env=None, wait=True):
+    def __init__(self, *arguments, env=None):
+        self._log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "local_worker", "serve", "--port", "0", *arguments],
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=self._log,
             env={**os.environ, **(env or {})},
         )
-        assert self.process.stderr is not None
-        self._stderr = self.process.stderr
-        self.output = ""
-        self.url = self._wait_for("ready    (http://[^/]+)") if wait else ""
+        try:
+            self.url = self._wait_for("ready    (http://[^/]+)")
+        except BaseException:
+            self.stop(signal.SIGKILL)
+            raise
+
+    @property
+    def output(self):
+        return os.pread(self._log.fileno(), 1 << 20, 0).decode()
 
     def _wait_for(self, pattern, timeout=60.0):
-        os.set_blocking(self._stderr.fileno(), False)
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            self.output += self._stderr.read() or ""
             if match := re.search(pattern, self.output):
                 return match[1]
             # A server that died must not be waited for.
@@ -72,8 +76,7 @@ class RunningServer:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        self.output += self._stderr.read() or ""
-        self._stderr.close()
+        self._log.close()
         return self.process.returncode
 
 

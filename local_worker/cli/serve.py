@@ -53,6 +53,8 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--context", type=int, metavar="N", help="tokens of one request, prompt and output")
     add("--max-num-seqs", type=int, metavar="N", help="sequences computed at a time")
+    add("--skip-bandwidth", action="store_true",
+        help="do not measure memory bandwidth (1 s, once per machine)")  # fmt: skip
     add("--quant", help="quantisation, as `models show` lists them")
     add("--kv-type", choices=("f16", "q8_0"), help="type of the KV cache")
     add("--gpu-layers", type=int, metavar="N", help="layers on the GPU")
@@ -110,9 +112,11 @@ def _announce(url: str, state: ApiState) -> None:
 
 
 def _resolve(options: argparse.Namespace, overrides: Overrides) -> Resolved:
-    from local_worker.serve.resolve import Machine, Resolver
+    from local_worker.serve.resolve import DEFAULT_MODEL, Machine, Resolver
 
-    machine = Machine(probe_hardware(), installed_engines())
+    # A second is much for a model that loads in a tenth of it.
+    measure = not options.skip_bandwidth and options.model not in (None, DEFAULT_MODEL)
+    machine = Machine(probe_hardware(measure_bandwidth=measure), installed_engines())
     store = Store(default_home(os.environ))
     with Bar() as bar:
         resolver = Resolver(machine, load(), store, None if options.offline else bar)

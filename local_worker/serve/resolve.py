@@ -28,6 +28,10 @@ DEFAULT_MODEL = "demo"
 DEMO_MAX_NUM_SEQS = 32
 """The embedded model is so small that many sequences cost nothing."""
 
+DEMO_THREADS = 1
+"""A step of it is over before a second thread has woken up, and threads that wait for one another
+spin: with a busy neighbour that costs far more than they save."""
+
 MIN_TOKENS_PER_STEP = 512
 
 
@@ -95,8 +99,9 @@ class Resolver:
     def _from_catalog(self, name: str, overrides: Overrides) -> Resolved:
         entry = find(self.catalog, name)
         wish = overrides.wish
-        if entry.id == DEFAULT_MODEL and wish.max_num_seqs is None:
-            wish = replace(wish, max_num_seqs=DEMO_MAX_NUM_SEQS)
+        if entry.id == DEFAULT_MODEL:
+            wish = replace(wish, max_num_seqs=wish.max_num_seqs or DEMO_MAX_NUM_SEQS)
+            overrides = replace(overrides, threads=overrides.threads or DEMO_THREADS)
         chosen = self._plan(entry, wish, overrides)
         assert chosen.artifact is not None, "a catalog plan names its artifact"
         present = self.store.find(chosen.artifact)

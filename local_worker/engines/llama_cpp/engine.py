@@ -111,6 +111,7 @@ class LlamaCppEngine:
         self._info: EngineInfo | None = None
         self._child: _Child | None = None
         self._pending: dict[str, _Pending] = {}
+        self._outbox: list[GenerationRequest] = []
         self._calls: dict[int, asyncio.Future[messages.Answer]] = {}
         self._call_ids = itertools.count()
         self._stats = EngineStats()
@@ -275,6 +276,7 @@ class LlamaCppEngine:
             elif pending.attempts >= MAX_ATTEMPTS:
                 self._give_up(pending, f"the engine ended {MAX_ATTEMPTS} times on this request")
         self._fail_calls(EngineDiedError("the engine ended during this call"))
+        self._outbox.clear()
         self._stats = replace(self._stats, running=0, waiting=len(self._pending), kv_used=0)
 
     async def _watch(self) -> None:
@@ -313,7 +315,17 @@ class LlamaCppEngine:
         if not self._pending_work():
             self._last_event = time.monotonic()
         pending.attempts += 1
-        self._child.send(messages.Submit(pending.request))
+        if not self._outbox:
+            # Together at the end of this turn of the event loop: the choices of one request then
+            # always share their first step, and the same seed gives the same text.
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outbox.append(pending.request)
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        wanted = tuple(request for request in outbox if request.request_id in self._pending)
+        if wanted and self._child is not None and self._state is State.READY:
+            self._child.send(messages.Submit(wanted))
 
     def _pending_work(self) -> bool:
         return self._stats.running + self._stats.waiting > 0

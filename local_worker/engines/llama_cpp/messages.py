@@ -52,9 +52,9 @@ class LlamaConfig:
 
 
 class Submit(msgspec.Struct, tag=True, frozen=True):
-    """Generate this."""
+    """Generate these. Requests that come together are sent together, to share their first step."""
 
-    request: GenerationRequest
+    requests: tuple[GenerationRequest, ...]
 
 
 class Abort(msgspec.Struct, tag=True, frozen=True):

@@ -152,7 +152,8 @@ class EngineLoop:
                 return
             block = False
             if isinstance(command, messages.Submit):
-                self._submit(command.request)
+                for request in command.requests:
+                    self._submit(request)
             elif isinstance(command, messages.Abort):
                 self._abort(command.request_id)
             else:

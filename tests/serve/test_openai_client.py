@@ -1,0 +1,140 @@
+"""The official `openai` client drives every endpoint of a real server on the embedded model."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+
+pytestmark = pytest.mark.llama
+
+INVOICE = [{"role": "user", "content": "Add up this invoice.\npens 3x14\ncups 2x9\nlamps 4x5"}]
+
+
+@pytest.fixture(scope="module")
+def client(demo_server):
+    with openai.OpenAI(base_url=demo_server.url + "/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_models(client):
+    (model,) = client.models.list()
+    assert model.id == "demo"
+    assert client.models.retrieve("demo").id == "demo"
+
+
+def test_chat(client):
+    answer = client.chat.completions.create(
+        model="demo", messages=INVOICE, reasoning_effort="high", temperature=0
+    )
+    (choice,) = answer.choices
+    assert choice.finish_reason == "stop"
+    assert choice.message.content.startswith("Total: ")
+    assert choice.message.reasoning_content
+    details = answer.usage.completion_tokens_details
+    assert 0 < details.reasoning_tokens <= 256
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert answer.reasoning["used_tokens"] == details.reasoning_tokens
+
+
+def test_chat_streamed(client):
+    whole = client.chat.completions.create(
+        model="demo", messages=INVOICE, reasoning_effort="low", temperature=0
+    )
+    content, thought, usage, finish = "", "", None, None
+    for chunk in client.chat.completions.create(
+        model="demo", messages=INVOICE, reasoning_effort="low", temperature=0, stream=True,
+        stream_options={"include_usage": True},
+    ):  # fmt: skip
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            content += choice.delta.content or ""
+            thought += getattr(choice.delta, "reasoning_content", None) or ""
+            finish = choice.finish_reason or finish
+    assert content == whole.choices[0].message.content
+    assert thought == whole.choices[0].message.reasoning_content
+    assert finish == "stop"
+    assert usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_chat_without_thinking(client):
+    answer = client.chat.completions.create(
+        model="demo", messages=INVOICE, reasoning_effort="none", temperature=0
+    )
+    assert answer.usage.completion_tokens_details.reasoning_tokens == 0
+    assert answer.choices[0].message.content.startswith("Total: ")
+
+
+def test_an_exact_budget_through_extra_body(client):
+    answer = client.chat.completions.create(
+        model="demo", messages=INVOICE, extra_body={"reasoning_budget_tokens": 7}
+    )
+    assert answer.usage.completion_tokens_details.reasoning_tokens <= 7
+    assert answer.reasoning["budget_tokens"] == 7
+
+
+def test_seed_n_stop_and_logprobs(client):
+    def ask():
+        return client.chat.completions.create(
+            model="demo", messages=INVOICE, n=2, seed=1, temperature=1.5, max_completion_tokens=60,
+            stop=["\n\n\n"], logprobs=True, top_logprobs=3,
+        )  # fmt: skip
+
+    first, second = ask(), ask()
+    assert [c.message.content for c in first.choices] == [c.message.content for c in second.choices]
+    content = first.choices[0].logprobs.content
+    assert all(len(token.top_logprobs) == 3 for token in content)
+
+
+def test_completions(client):
+    answer = client.completions.create(
+        model="demo", prompt="<|im_start|>user\n", max_tokens=8, temperature=0, logprobs=2
+    )
+    assert answer.usage.completion_tokens <= 8
+    assert len(answer.choices[0].logprobs.tokens) == len(answer.choices[0].logprobs.token_logprobs)
+
+
+def test_completions_streamed(client):
+    chunks = list(
+        client.completions.create(
+            model="demo", prompt=["Hello", "Add up"], max_tokens=4, stream=True, temperature=0
+        )
+    )
+    assert {choice.index for chunk in chunks for choice in chunk.choices} == {0, 1}
+
+
+def test_tokenize_detokenize_health_ready_metrics(client):
+    tokens = client.post("/tokenize", body={"prompt": "Add up"}, cast_to=object)
+    text = client.post("/detokenize", body={"tokens": tokens["tokens"]}, cast_to=object)
+    assert text["content"] == "Add up"
+    root = str(client.base_url).removesuffix("v1/")
+    for path in ("health", "ready"):
+        assert client.get(root + path, cast_to=object)
+    assert "local_worker_steps" not in client.get(root + "metrics", cast_to=str)
+    assert "local_worker_engine_steps_total" in client.get(root + "metrics", cast_to=str)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "param"),
+    [
+        ({"model": "gpt-7"}, openai.NotFoundError, "model"),
+        ({"reasoning_effort": "auto"}, openai.BadRequestError, "reasoning_effort"),
+        ({"temperature": -1}, openai.BadRequestError, "temperature"),
+        ({"messages": [{"role": "user", "content": "x " * 9000}]}, openai.BadRequestError,
+         "messages"),
+    ],
+)  # fmt: skip
+def test_errors_arrive_as_the_clients_own(client, fields, error, param):
+    with pytest.raises(error) as caught:
+        client.chat.completions.create(**({"model": "demo", "messages": INVOICE} | fields))
+    assert caught.value.param == param
+
+
+def test_a_body_of_100_megabytes(demo_server):
+    body = json.dumps({"messages": [{"role": "user", "content": "x" * 100_000_000}]})
+    with demo_server.client() as client:
+        response = client.post("/v1/chat/completions", content=body)
+        assert response.status_code == 413
+        assert "limit" in response.json()["error"]["message"]
+        assert client.get("/ready").status_code == 200
