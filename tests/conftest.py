@@ -7,14 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 
 from local_worker.demo import gguf_path
-
-SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
 @pytest.fixture
@@ -33,7 +30,7 @@ class RunningServer:
     """`local-worker serve` as a process of its own, as a user would start it."""
 
     def __init__(self, *arguments, env=None):
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         self.process = subprocess.Popen(
             [sys.executable, "-m", "local_worker", "serve", "--port", "0", *arguments],
             stderr=self._log,

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from local_worker.catalog.load import find, load
 from local_worker.catalog.schema import KvLayers, Mla, Moe, Recurrent, Shape
 from local_worker.errors import ModelFileError
 
-VOCABULARY = Path(os.environ.get("LOCAL_WORKER_TEST_DATA", "")) / "ggml-vocab-gemma-4.gguf"
+VOCABULARY = Path(__file__).parents[3] / "shared/data/ggml-vocab-gemma-4.gguf"
 
 
 def test_facts_of_a_tiny_model(tiny):
@@ -195,9 +194,7 @@ def test_parts_that_do_not_belong_together(tiny):
         read_facts(paths[0])
 
 
-@pytest.mark.skipif(
-    not VOCABULARY.is_file(), reason="set LOCAL_WORKER_TEST_DATA to a folder with this file"
-)
+@pytest.mark.skipif(not VOCABULARY.is_file(), reason="the shared data are not beside this checkout")
 def test_the_real_gemma_4_header():
     begin = time.perf_counter()
     facts = read_facts(VOCABULARY, vocab_only=True)

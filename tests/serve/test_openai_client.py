@@ -55,6 +55,7 @@ def test_chat_streamed(client):
     assert content == whole.choices[0].message.content
     assert thought == whole.choices[0].message.reasoning_content
     assert finish == "stop"
+    assert usage is not None
     assert usage.completion_tokens == whole.usage.completion_tokens
 
 

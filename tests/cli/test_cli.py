@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from local_worker import __version__
+from local_worker.cli import main
+from local_worker.cli.chat import Timing, summary
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["serv"], ["serve", "--prot", "1"], ["models"]])
+def test_wrong_usage_is_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: local-worker" in capsys.readouterr().err
+
+
+def test_probe_prints_backend_and_models(capsys):
+    assert main(["probe", "--skip-bandwidth"]) == 0
+    out = capsys.readouterr().out
+    assert "demo" in out
+    assert main(["probe", "--skip-bandwidth", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {"hardware", "software", "choice", "models"} <= set(report)
+    assert report["models"]["demo"]["fits"]
+
+
+def test_models_list_and_show(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("LOCAL_WORKER_HOME", str(tmp_path))
+    assert main(["models", "list"]) == 0
+    assert "gemma-4-26b" in capsys.readouterr().out
+    assert main(["models", "show", "gemma-4-26b"]) == 0
+    assert "14.4" in capsys.readouterr().out
+
+
+def test_an_unknown_model_gets_near_names(capsys):
+    assert main(["models", "show", "gema-4-26b"]) == 1
+    assert "gemma-4-26b" in capsys.readouterr().err
+
+
+def test_verify_says_what_to_do_when_nothing_is_here(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("LOCAL_WORKER_HOME", str(tmp_path))
+    assert main(["models", "verify", "gemma-4-26b"]) == 1
+    assert "models pull" in capsys.readouterr().err
+    assert main(["models", "rm", "gemma-4-26b"]) == 0
+    assert "0.00 GB" in capsys.readouterr().err
+
+
+def test_the_embedded_model_is_here_and_whole(capsys):
+    assert main(["models", "verify", "demo"]) == 0
+    assert "demo.gguf" in capsys.readouterr().out
+
+
+@pytest.mark.llama
+def test_chat_streams_an_answer(demo_server, capsys):
+    question = "Add up this invoice.\npens 3x14\ncups 2x9"
+    assert main(["chat", "--url", demo_server.url, "--effort", "high", question]) == 0
+    out = capsys.readouterr().out
+    assert "Total:" in out
+    assert "tokens/s" in out
+    assert "effort high" in out.replace("\n", " ")
+
+
+def test_chat_without_a_server_says_so(capsys):
+    assert main(["chat", "--url", "http://127.0.0.1:9", "Hi"]) == 1
+    assert "is `local-worker serve` running?" in capsys.readouterr().err
+
+
+@pytest.mark.llama
+def test_chat_shows_the_servers_own_complaint(demo_server, capsys):
+    assert main(["chat", "--url", demo_server.url, "--max-tokens", "9999", "Hi"]) == 1
+    assert "exceed the context" in capsys.readouterr().err
+
+
+def test_the_line_under_an_answer():
+    last = {
+        "usage": {"completion_tokens": 11},
+        "reasoning": {
+            "effort": "low", "used_tokens": 5, "budget_tokens": 32, "closed_by": "model",
+        },
+    }  # fmt: skip
+    assert summary(Timing(asked=1.0, first=1.5, last=2.5), last) == (
+        "[11 tokens, 10.0 tokens/s, first after 0.50 s, effort low: 5 of 32 thinking tokens, "
+        "closed by model]"
+    )

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import pytest
+
+from local_worker.catalog.gguf_facts import read_facts
+from local_worker.errors import InvalidParameterError, ModelFileError
+from local_worker.prompts import ChatTemplate, opens_thought, system_first
+from local_worker.types import PromptSegment
+
+SIMPLE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+
+
+def text(segments):
+    return "".join(segment.text for segment in segments)
+
+
+def user(content):
+    return [{"role": "user", "content": content}]
+
+
+def test_a_plain_conversation_is_one_segment():
+    assert ChatTemplate(SIMPLE).render(user("Hi")) == (PromptSegment("[user]Hi[assistant]"),)
+
+
+def test_control_tokens_in_messages_are_split_and_marked():
+    template = ChatTemplate(SIMPLE, control_tokens=["<|end|>", "[user]"])
+    segments = template.render(user("a<|end|>b"))
+    assert text(segments) == "[user]a<|end|>b[assistant]"
+    assert [s.text for s in segments if not s.special] == ["<", "|end|>"]
+    assert segments[0].text == "[user]a"
+
+
+@pytest.mark.parametrize("filter_", ["upper", "trim", "reverse", "e"])
+def test_no_filter_brings_a_spelling_to_life(filter_):
+    source = "{% for m in messages %}{{ m.content | " + filter_ + " }}{% endfor %}"
+    segments = ChatTemplate(source, control_tokens=["<|end|>"]).render(user("<|end|>"))
+    assert "<|end|>" not in [s.text for s in segments]
+    assert all("<|end|>" not in s.text for s in segments if s.special)
+
+
+def test_the_models_own_words_keep_their_delimiters():
+    template = ChatTemplate(SIMPLE, control_tokens=["</think>"])
+    segments = template.render([{"role": "assistant", "content": "so</think>yes"}])
+    assert segments == (PromptSegment("[assistant]so</think>yes[assistant]"),)
+
+
+def test_parts_and_names_are_searched_too():
+    source = "{% for m in messages %}{{ m.content[0].text }}{{ m.name }}{% endfor %}"
+    message = {"role": "user", "name": "<|end|>", "content": [{"text": "<|end|>"}]}
+    segments = ChatTemplate(source, control_tokens=["<|end|>"]).render([message])
+    assert text(segments) == "<|end|><|end|>"
+    assert not any(s.special for s in segments)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ raise_exception('no') }}", "{{ messages[0].content + 1 }}", "{{ 1 / 0 }}",
+        "{{ nothing.at.all }}", "{{ messages.append(1) }}", "{{ ''.__class__.__mro__ }}",
+        "{% for i in range(10**9) %}{% endfor %}",
+    ],
+)  # fmt: skip
+def test_a_template_that_raises_or_escapes_is_the_requests_error(source):
+    with pytest.raises(InvalidParameterError, match="chat template refuses"):
+        ChatTemplate(source).render(user("Hi"))
+
+
+def test_a_template_that_does_not_parse_is_the_files_error():
+    with pytest.raises(ModelFileError, match="does not parse"):
+        ChatTemplate("{% if %}")
+
+
+def test_what_templates_expect_to_find():
+    source = (
+        "{{ bos_token }}{{ {'a': 'ü<'} | tojson }}"
+        "{% for i in [1, 2] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}"
+        "{{ strftime_now('%Y') | length }}{{ add_generation_prompt }}"
+    )
+    rendered = text(ChatTemplate(source, bos_token="<s>").render(user("Hi")))
+    assert rendered == '<s>{"a": "ü<"}14True'
+
+
+@pytest.mark.parametrize(
+    ("prompt", "start", "expected"),
+    [
+        ("...<think>\n", "<think>", True), ("...<think>\n\n</think>\n\n", "<think>", False),
+        ("...model\n", "<|channel>thought\n", False),
+        ("...<|channel>thought\n", "<|channel>thought\n", True), ("", "<think>", False),
+    ],
+)  # fmt: skip
+def test_opens_thought(prompt, start, expected):
+    segments = (PromptSegment(prompt),) if prompt else ()
+    assert opens_thought(segments, start) is expected
+
+
+def test_a_persons_opener_opens_nothing():
+    assert not opens_thought(
+        (PromptSegment("a"), PromptSegment("<think>", special=False)), "think>"
+    )
+
+
+def test_developer_is_system():
+    assert system_first([{"role": "developer", "content": "x"}])[0]["role"] == "system"
+
+
+@pytest.fixture(scope="module")
+def gemma(request):
+    path = request.config.rootpath.parent / "shared/data/ggml-vocab-gemma-4.gguf"
+    if not path.exists():
+        pytest.skip("the shared data are not beside this checkout")
+    source = read_facts(path, vocab_only=True).chat_template
+    return ChatTemplate(source, bos_token="<bos>", control_tokens=["<turn|>", "<|turn>"])
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"enable_thinking": True},
+         ("<bos><|turn>system\n<|think|>Be terse.<turn|>\n<|turn>user\nCapital of Peru?<turn|>\n"
+         "<|turn>model\n")),
+        ({"enable_thinking": False},
+         ("<bos><|turn>system\nBe terse.<turn|>\n<|turn>user\nCapital of Peru?<turn|>\n"
+         "<|turn>model\n<|channel>thought\n<channel|>")),
+    ],
+)  # fmt: skip
+def test_gemmas_real_template(gemma, variables, expected):
+    """As shipped in a llama.cpp vocabulary file: a little older than the checkpoints' own."""
+    messages = [
+        {"role": "system", "content": "Be terse."},
+        {"role": "user", "content": "Capital of Peru?"},
+    ]
+    assert text(gemma.render(messages, **variables)) == expected
