@@ -86,6 +86,8 @@ class ThinkingTokens:
         close_after_newline: the same after a thought that ends in a line end.
         tool_start: opens a tool call; empty where the family has none.
         tool_end: closes it.
+        silent: sequences outside a thought that only give the turn its structure (gpt-oss opens
+            its answer with a header of its own); they are no part of the text.
     """
 
     start: tuple[int, ...]
@@ -94,6 +96,7 @@ class ThinkingTokens:
     close_after_newline: tuple[int, ...]
     tool_start: tuple[int, ...] = ()
     tool_end: tuple[int, ...] = ()
+    silent: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +222,8 @@ class EngineInfo:
         chat_template: jinja2 source from the model file.
         bos_token: text of the beginning-of-sequence token, empty where there is none.
         eos_token: text of the end-of-sequence token.
+        longest_token: bytes of the longest token's text, at least: longer prompts than
+            `max_model_len` times this cannot fit.
         control_tokens: spellings of the tokens that structure a prompt.
         limits: features this engine cannot serve, as (request field, reason).
     """
@@ -233,6 +238,7 @@ class EngineInfo:
     chat_template: str | None = None
     bos_token: str = ""
     eos_token: str = ""
+    longest_token: int = 256
     control_tokens: tuple[str, ...] = ()
     limits: tuple[tuple[str, str], ...] = ()
 

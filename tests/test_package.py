@@ -21,7 +21,8 @@ MAX_FILE_LINES = 400
 
 def test_the_changelogs_top_version_is_the_packages():
     changelog = (ROOT / "CHANGELOG.md").read_text()
-    assert re.search(r"^## \[?([\d.]+)", changelog, re.MULTILINE)[1] == local_worker.__version__
+    versions = re.findall(r"^## \[?([\d.]+)", changelog, re.MULTILINE)
+    assert versions[0] == local_worker.__version__
 
 
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda p: str(p.relative_to(ROOT)))

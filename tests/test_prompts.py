@@ -108,7 +108,7 @@ def gemma(request):
     path = request.config.rootpath.parent / "shared/data/ggml-vocab-gemma-4.gguf"
     if not path.exists():
         pytest.skip("the shared data are not beside this checkout")
-    source = read_facts(path, vocab_only=True).chat_template
+    source = read_facts(path, vocab_only=True).chat_template or ""
     return ChatTemplate(source, bos_token="<bos>", control_tokens=["<turn|>", "<|turn>"])
 
 

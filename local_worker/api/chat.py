@@ -119,6 +119,8 @@ async def _prompt(
     variables = translate.template_variables(body, spec, chosen, thinking=thinking)
     template = state.model.chat_template()
     segments = template.render(translate.messages_of(body.messages), **variables)
+    size = sum(len(segment.text.encode()) for segment in segments)
+    translate.check_prompt_size(size, state.engine.info, "messages")
     return segments, await state.engine.tokenize(segments)
 
 

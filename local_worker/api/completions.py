@@ -127,6 +127,7 @@ async def _prompts(state: ApiState, body: CompletionBody) -> list[tuple[int, ...
 async def _token_ids(state: ApiState, prompt: str | list[int]) -> tuple[int, ...]:
     if isinstance(prompt, str):
         translate.check_text(prompt, "prompt")
+        translate.check_prompt_size(len(prompt.encode()), state.engine.info, "prompt")
         return await state.engine.tokenize([PromptSegment(prompt)], add_special=True)
     wrong = next((i for i in prompt if not 0 <= i < state.model.vocab_size), None)
     if wrong is not None:

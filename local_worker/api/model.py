@@ -153,7 +153,22 @@ async def _thinking_tokens(engine: Engine, spec: ThinkingSpec, message: str) -> 
         close_after_newline=await ids(message + spec.close.removeprefix("\n")),
         tool_start=await ids(spec.tool_call_start),
         tool_end=await ids(spec.tool_call_end),
+        silent=tuple([await ids(text) for text in answer_headers(spec)]),
     )
+
+
+def answer_headers(spec: ThinkingSpec) -> tuple[str, ...]:
+    """What the family writes between a thought and its answer, and before an answer without one.
+
+    gpt-oss closes with `<|end|><|start|>assistant<|channel|>final<|message|>`; where it does not
+    think, its turn begins with `<|channel|>final<|message|>`.
+    """
+    after_thought = spec.close.partition(spec.end)[2].strip()
+    marker = spec.start[: spec.start.find(">") + 1]
+    headers = [after_thought]
+    if marker and marker in after_thought:
+        headers.append(after_thought[after_thought.index(marker) :])
+    return tuple(dict.fromkeys(header for header in headers if header))
 
 
 def _policy(

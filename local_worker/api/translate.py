@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from local_worker.errors import InvalidParameterError
+from local_worker.errors import ContextLengthError, InvalidParameterError
 from local_worker.prompts import system_first
 from local_worker.reasoning.effort import EffortRequest
 from local_worker.types import SamplingParams
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from local_worker.api.schemas import ChatBody, GenerationBody, Message
     from local_worker.catalog.schema import Sampling, ThinkingSpec
     from local_worker.reasoning.effort import EffortChoice
+    from local_worker.types import EngineInfo
 
 MAX_STOP_STRINGS = 64
 MAX_SEED = 2**32 - 1
@@ -172,6 +173,17 @@ def check_text(text: str, param: str) -> None:
             f"'{param}' has an unpaired surrogate at character {error.start}; send valid Unicode",
             param=param,
         ) from None
+
+
+def check_prompt_size(text_bytes: int, info: EngineInfo, param: str) -> None:
+    """Raises `ContextLengthError` for a prompt that cannot fit, before time goes into tokens."""
+    most = info.max_model_len * info.longest_token
+    if text_bytes > most:
+        raise ContextLengthError(
+            f"the prompt has {text_bytes:,} bytes, more than a context of {info.max_model_len:,} "
+            "tokens can hold; shorten it",
+            param=param,
+        )
 
 
 def stop_strings(body: GenerationBody) -> tuple[str, ...]:

@@ -88,6 +88,7 @@ class FakeEngine:
             kv_capacity=max_model_len * max_num_seqs,
             chat_template=TEMPLATE,
             eos_token=CONTROL[0],
+            longest_token=max(map(len, CONTROL)),
             control_tokens=CONTROL,
         )
 

@@ -169,17 +169,18 @@ class BudgetMachine:
     def _outside_step(self, token: Token) -> Verdict:
         if self._in_tool_call:
             return self._tool_call_step(token)
-        patterns = (self._tokens.start, self._tokens.end, self._tokens.tool_start)
+        tokens = self._tokens
+        patterns = (tokens.start, tokens.end, tokens.tool_start, *tokens.silent)
         labelled, matched = self._match(token, patterns, Kind.CONTENT)
         if matched is None:
             return Verdict(True, labelled)
-        if matched is self._tokens.tool_start:
+        if matched is tokens.tool_start:
             self._in_tool_call = True
             return Verdict(True, labelled + self._release(Kind.CONTENT, len(matched)))
         labelled += self._release(Kind.DELIMITER, len(matched))
-        if matched is self._tokens.start:
+        if matched is tokens.start:
             return Verdict(True, labelled, self._open())
-        return Verdict(True, labelled)  # a stray closer: dropped from the text
+        return Verdict(True, labelled)  # a stray closer, or structure: dropped from the text
 
     def _tool_call_step(self, token: Token) -> Verdict:
         labelled, matched = self._match(token, (self._tokens.tool_end,), Kind.CONTENT)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -200,6 +202,18 @@ def test_a_thought_cut_by_the_end_of_the_output_says_so():
     feed(m, 10)
     assert m.flush() == ()
     assert m.closed_by is ClosedBy.MAX_TOKENS
+
+
+def test_the_header_of_an_answer_is_no_text():
+    harmony = replace(GEMMA, silent=((60, 61, 62), (61, 62)))
+    m, _ = machine(harmony, budget=5, inside=False)
+    labelled, _, _ = feed(m, 5, 6, 7, 10, 8, 60, 61, 62, 11)
+    assert [kind for kind, _ in labelled] == (
+        ["DELIMITER"] * 3 + ["REASONING"] + ["DELIMITER"] * 4 + ["CONTENT"]
+    )
+    m, _ = machine(harmony, budget=5, inside=False)
+    labelled, _, _ = feed(m, 61, 62, 11, 61, 11)
+    assert [kind for kind, _ in labelled] == ["DELIMITER"] * 2 + ["CONTENT"] * 3
 
 
 TOKENS = st.one_of(

@@ -180,6 +180,11 @@ class Llama:
         token = lib.llama_vocab_eos(self._vocab)
         return token if token >= 0 else None
 
+    def longest_token(self) -> int:
+        """Bytes of the longest token's text. An upper bound: as the vocabulary spells it."""
+        texts = (lib.llama_vocab_get_text(self._vocab, i) for i in range(self.vocab_size))
+        return max(len(text) for text in texts)
+
     def control_tokens(self) -> tuple[str, ...]:
         """Spellings of the control tokens, those that people's text must not contain."""
         texts = (

@@ -266,6 +266,7 @@ def describe(llama: Llama, config: messages.LlamaConfig) -> EngineInfo:
         chat_template=llama.chat_template(),
         bos_token=llama.piece(bos, special=True).decode() if bos is not None else "",
         eos_token=llama.piece(eos, special=True).decode() if eos is not None else "",
+        longest_token=llama.longest_token(),
         control_tokens=llama.control_tokens(),
     )
 

@@ -135,6 +135,74 @@ async def test_more_sequences_than_room_wait_their_turn(running_llama):
     assert len(set(outputs)) == 1
 
 
+async def aborted(engine, request, condition):
+    """Starts a request, waits for the condition, leaves, and waits until nothing is left."""
+    task = asyncio.create_task(text(engine, request))
+    for _ in range(500):
+        if condition(engine.stats()):
+            break
+        await asyncio.sleep(0.01)
+    assert condition(engine.stats())
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def nothing_left(engine):
+    for _ in range(500):
+        stats = engine.stats()
+        if (stats.running, stats.waiting, stats.kv_used) == (0, 0, 0):
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+async def test_leaving_while_waiting(running_llama):
+    async with running_llama(max_num_seqs=1) as engine:
+        first = await request_for(engine, "first", max_tokens=3000, ignore_eos=True)
+        second = await request_for(engine, "second")
+        running = asyncio.create_task(text(engine, first))
+        await aborted(engine, second, lambda stats: stats.waiting == 1)
+        for _ in range(500):
+            if engine.stats().waiting == 0:
+                break
+            await asyncio.sleep(0.01)
+        assert (engine.stats().waiting, engine.stats().running) == (0, 1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert await nothing_left(engine)
+
+
+async def test_leaving_while_prefilling(running_llama):
+    async with running_llama(max_tokens_per_step=8) as engine:
+        request = GenerationRequest("long", tuple(range(20, 60)) * 90, 10)
+        await aborted(engine, request, lambda stats: 0 < stats.kv_used < 3600)
+        assert await nothing_left(engine)
+        assert engine.stats().output_tokens == 0
+
+
+async def test_a_process_that_hangs_is_replaced(running_llama, monkeypatch):
+    monkeypatch.setattr("local_worker.engines.llama_cpp.engine.STEP_TIMEOUT", 0.5)
+    async with running_llama() as engine:
+        expected = await text(engine, await request_for(engine, temperature=0))
+        request = await request_for(engine, "again", temperature=0)
+        os.kill(engine._child.process.pid, signal.SIGSTOP)
+        assert await text(engine, request) == expected
+        assert engine.stats().restarts == 1
+
+
+async def test_experts_can_stay_in_main_memory(running_llama):
+    async with running_llama() as engine:
+        expected = await text(engine, await request_for(engine, temperature=0))
+    async with running_llama(cpu_moe_layers=2) as engine:
+        assert await text(engine, await request_for(engine, temperature=0)) == expected
+
+
+async def test_every_kv_type_and_load_mode(running_llama):
+    for options in ({"kv_type": "q8_0"}, {"load_mode": "mmap"}):
+        async with running_llama(**options) as engine:
+            assert await text(engine, await request_for(engine, temperature=0))
+
+
 async def test_a_file_that_is_no_model_is_one_clear_error(tmp_path):
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(100))
