@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from local_worker.api import translate
-from local_worker.api.choices import Choice, collect, stream
-from local_worker.api.events import ClientGoneError, EventStream, unless_gone
+from local_worker.api.choices import Choice, stream
+from local_worker.api.events import ClientGoneError, EventStream
+from local_worker.api.jobs import GONE, Job, Limits, sequences
 from local_worker.api.render import (
     EffortReport,
     Head,
@@ -27,7 +27,7 @@ from local_worker.api.state import ApiState, state_of
 from local_worker.errors import InvalidParameterError
 from local_worker.prompts import opens_thought
 from local_worker.reasoning.effort import EffortChoice, Room, allot, choose
-from local_worker.types import GenerationRequest, ThinkingParams
+from local_worker.types import ThinkingParams
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -38,18 +38,13 @@ router = APIRouter()
 
 
 @dataclass(frozen=True, slots=True)
-class ChatJob:
+class Chat:
     """A chat request, ready for the engine."""
 
     head: Head
     body: ChatBody
-    requests: tuple[GenerationRequest, ...]
+    job: Job
     effort: EffortReport
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the prompt, which all choices share."""
-        return len(self.requests[0].prompt_token_ids)
 
 
 @router.post("/v1/chat/completions")
@@ -57,23 +52,21 @@ async def chat_completions(request: Request) -> Response:
     """OpenAI's chat completions, streamed or not."""
     state = state_of(request)
     body = parse(ChatBody, await request.body())
-    job = await prepare(state, body)
-    state.admission.check(len(job.requests))  # before a stream's headers are out
+    chat = await prepare(state, body)
+    state.admission.check(body.n)  # before a stream's headers are out
     if body.stream:
-        return EventStream(_stream(state, job))
-    with state.admission.admit(body.n):
-        state.metrics.prompted(job.prompt_tokens)
-        try:
-            choices = await unless_gone(collect(state.engine, job.requests), request.receive)
-        except ClientGoneError:
-            return Response(status_code=499)
-        for choice in choices:
-            state.metrics.finished(choice, job.effort.choice.effort)
-    reasoning = job.effort.ended(choices)
-    return JSONResponse(chat_response(job.head, choices, job.prompt_tokens, reasoning=reasoning))
+        return EventStream(_stream(state, chat))
+    try:
+        choices = await chat.job.run(state, request)
+    except ClientGoneError:
+        return Response(status_code=GONE)
+    reasoning = chat.effort.ended(choices)
+    return JSONResponse(
+        chat_response(chat.head, choices, chat.job.prompt_tokens, reasoning=reasoning)
+    )
 
 
-async def prepare(state: ApiState, body: ChatBody) -> ChatJob:
+async def prepare(state: ApiState, body: ChatBody) -> Chat:
     """Validates, renders the prompt, decides the effort. Raises a `RequestError` for bad input."""
     model = state.model
     model.check_name(body.model)
@@ -92,11 +85,13 @@ async def prepare(state: ApiState, body: ChatBody) -> ChatJob:
         segments, prompt = await _prompt(state, body, chosen, thinking=False)
         room = replace(room, prompt_tokens=len(prompt))
         allotment = replace(allot(chosen, model.policy, room), budget=0)
-    translate.check_min_tokens(body, allotment.max_tokens)
-    params = _thinking_params(state, segments, allotment.budget)
-    requests = _requests(state, body, prompt, (allotment.max_tokens, params))
-    head = state.head("chatcmpl")
-    return ChatJob(head, body, requests, EffortReport(chosen, allotment.budget))
+    limits = Limits(
+        max_tokens=allotment.max_tokens,
+        logprobs=translate.chat_logprobs(body),
+        thinking=_thinking_params(state, segments, allotment.budget),
+    )
+    job = Job(sequences(model, body, prompt, limits), len(prompt), chosen.effort)
+    return Chat(state.head("chatcmpl"), body, job, EffortReport(chosen, allotment.budget))
 
 
 def _check_size(state: ApiState, body: ChatBody) -> None:
@@ -133,52 +128,25 @@ def _thinking_params(
     return ThinkingParams(tokens, budget, starts_inside=opens_thought(segments, spec.start))
 
 
-def _requests(
-    state: ApiState,
-    body: ChatBody,
-    prompt: tuple[int, ...],
-    limits: tuple[int, ThinkingParams | None],
-) -> tuple[GenerationRequest, ...]:
-    max_tokens, thinking = limits
-    card = state.model.card
-    thinks = thinking is not None and thinking.budget != 0
-    facts = translate.SamplingFacts(
-        defaults=card.sampling.thinking if thinks else card.sampling.non_thinking,
-        vocab_size=state.model.vocab_size,
-        random_seed=secrets.randbits(31),
-        logprobs=translate.chat_logprobs(body),
-    )
-    sampling = translate.sampling_params(body, facts)
-    return tuple(
-        GenerationRequest(
-            request_id=secrets.token_hex(12),
-            prompt_token_ids=prompt,
-            max_tokens=max_tokens,
-            sampling=replace(sampling, seed=(sampling.seed + index) % translate.MAX_SEED),
-            stop=translate.stop_strings(body),
-            thinking=thinking,
-        )
-        for index in range(body.n)
-    )
-
-
-async def _stream(state: ApiState, job: ChatJob) -> AsyncGenerator[dict[str, Any], None]:
-    choices = [Choice() for _ in job.requests]
+async def _stream(state: ApiState, chat: Chat) -> AsyncGenerator[dict[str, Any], None]:
+    choices = [Choice() for _ in chat.job.requests]
     with state.admission.admit(len(choices)):
-        state.metrics.prompted(job.prompt_tokens)
+        state.metrics.prompted(chat.job.prompt_tokens)
         for index in range(len(choices)):
-            yield chat_chunk(job.head, index, {"role": "assistant", "content": ""})
-        async with aclosing(stream(state.engine, job.requests)) as outputs:
+            yield chat_chunk(chat.head, index, {"role": "assistant", "content": ""})
+        async with aclosing(stream(state.engine, chat.job.requests)) as outputs:
             async for index, output in outputs:
                 choices[index].add(output)
                 for delta, logprobs in chat_deltas(output):
-                    yield chat_chunk(job.head, index, delta, logprobs=chat_logprobs(logprobs))
+                    yield chat_chunk(chat.head, index, delta, logprobs=chat_logprobs(logprobs))
                 if output.finish is not None:
-                    state.metrics.finished(choices[index], job.effort.choice.effort)
-                    chunk = chat_chunk(job.head, index, {}, finish_reason=str(output.finish.reason))
-                    yield {**chunk, "reasoning": job.effort.ended([choices[index]])}
-    options = job.body.stream_options
+                    state.metrics.finished(choices[index], chat.job.effort)
+                    chunk = chat_chunk(
+                        chat.head, index, {}, finish_reason=str(output.finish.reason)
+                    )
+                    yield {**chunk, "reasoning": chat.effort.ended([choices[index]])}
+    options = chat.body.stream_options
     if options is not None and options.include_usage:
-        yield job.head.object(
-            "chat.completion.chunk", choices=[], usage=usage(job.prompt_tokens, choices)
+        yield chat.head.object(
+            "chat.completion.chunk", choices=[], usage=usage(chat.job.prompt_tokens, choices)
         )

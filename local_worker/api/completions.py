@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import secrets
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from local_worker.api import translate
-from local_worker.api.choices import Choice, collect, stream
-from local_worker.api.events import ClientGoneError, EventStream, unless_gone
+from local_worker.api.choices import Choice, stream
+from local_worker.api.events import ClientGoneError, EventStream
+from local_worker.api.jobs import GONE, Job, Limits, sequences
 from local_worker.api.render import Head, completion_choice, completion_logprobs, usage
 from local_worker.api.schemas import CompletionBody, parse
 from local_worker.api.state import ApiState, state_of
 from local_worker.errors import ContextLengthError, InvalidParameterError
-from local_worker.types import GenerationRequest, PromptSegment
+from local_worker.types import PromptSegment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+    from local_worker.types import GenerationRequest
 
 router = APIRouter()
 
@@ -29,7 +31,7 @@ DEFAULT_MAX_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionJob:
+class Completion:
     """A completion request, ready for the engine: `n` sequences for each prompt, in order.
 
     Attributes:
@@ -38,13 +40,8 @@ class CompletionJob:
 
     head: Head
     body: CompletionBody
-    requests: tuple[GenerationRequest, ...]
+    job: Job
     echoes: tuple[str, ...]
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of all prompts, each counted once."""
-        return sum(len(r.prompt_token_ids) for r in self.requests[:: self.body.n])
 
 
 @router.post("/v1/completions")
@@ -52,20 +49,16 @@ async def completions(request: Request) -> Response:
     """OpenAI's text completions, streamed or not."""
     state = state_of(request)
     body = parse(CompletionBody, await request.body())
-    job = await prepare(state, body)
-    state.admission.check(len(job.requests))  # before a stream's headers are out
+    completion = await prepare(state, body)
+    state.admission.check(len(completion.job.requests))  # before a stream's headers are out
     if body.stream:
-        return EventStream(_stream(state, job))
-    with state.admission.admit(len(job.requests)):
-        state.metrics.prompted(job.prompt_tokens)
-        try:
-            choices = await unless_gone(collect(state.engine, job.requests), request.receive)
-        except ClientGoneError:
-            return Response(status_code=499)
-        for choice in choices:
-            state.metrics.finished(choice, "none")
+        return EventStream(_stream(state, completion))
+    try:
+        choices = await completion.job.run(state, request)
+    except ClientGoneError:
+        return Response(status_code=GONE)
     return JSONResponse(
-        job.head.object(
+        completion.head.object(
             "text_completion",
             choices=[
                 completion_choice(
@@ -74,14 +67,14 @@ async def completions(request: Request) -> Response:
                     logprobs=completion_logprobs(choice.logprobs, len(echo)),
                     finish_reason=str(choice.ended.reason),
                 )
-                for index, (echo, choice) in enumerate(zip(job.echoes, choices, strict=True))
+                for index, (echo, choice) in enumerate(zip(completion.echoes, choices, strict=True))
             ],
-            usage=usage(job.prompt_tokens, choices),
+            usage=usage(completion.job.prompt_tokens, choices),
         )
     )
 
 
-async def prepare(state: ApiState, body: CompletionBody) -> CompletionJob:
+async def prepare(state: ApiState, body: CompletionBody) -> Completion:
     """Validates and tokenizes. Raises a `RequestError` for bad input."""
     model = state.model
     model.check_name(body.model)
@@ -101,8 +94,9 @@ async def prepare(state: ApiState, body: CompletionBody) -> CompletionJob:
         )
     requests = tuple(r for prompt in prompts for r in _requests(state, body, prompt))
     echoes = [await state.engine.detokenize(p) if body.echo else "" for p in prompts]
-    return CompletionJob(
-        state.head("cmpl"), body, requests, tuple(e for e in echoes for _ in range(body.n))
+    job = Job(requests, sum(map(len, prompts)))
+    return Completion(
+        state.head("cmpl"), body, job, tuple(e for e in echoes for _ in range(body.n))
     )
 
 
@@ -140,7 +134,7 @@ async def _token_ids(state: ApiState, prompt: str | list[int]) -> tuple[int, ...
 
 def _requests(
     state: ApiState, body: CompletionBody, prompt: tuple[int, ...]
-) -> list[GenerationRequest]:
+) -> tuple[GenerationRequest, ...]:
     model = state.model
     left = model.max_model_len - len(prompt)
     if left < 1 or (body.max_tokens or 1) > left:
@@ -150,51 +144,34 @@ def _requests(
             param="prompt" if left < 1 else "max_tokens",
         )
     max_tokens = body.max_tokens or min(DEFAULT_MAX_TOKENS, left)
-    translate.check_min_tokens(body, max_tokens)
-    facts = translate.SamplingFacts(
-        defaults=model.card.sampling.non_thinking,
-        vocab_size=model.vocab_size,
-        random_seed=secrets.randbits(31),
-        logprobs=body.logprobs,
-    )
-    sampling = translate.sampling_params(body, facts)
-    return [
-        GenerationRequest(
-            request_id=secrets.token_hex(12),
-            prompt_token_ids=prompt,
-            max_tokens=max_tokens,
-            sampling=replace(sampling, seed=(sampling.seed + index) % translate.MAX_SEED),
-            stop=translate.stop_strings(body),
-        )
-        for index in range(body.n)
-    ]
+    return sequences(model, body, prompt, Limits(max_tokens, logprobs=body.logprobs))
 
 
-async def _stream(state: ApiState, job: CompletionJob) -> AsyncGenerator[dict[str, Any], None]:
-    choices = [Choice() for _ in job.requests]
+async def _stream(state: ApiState, completion: Completion) -> AsyncGenerator[dict[str, Any], None]:
+    choices = [Choice() for _ in completion.job.requests]
     with state.admission.admit(len(choices)):
-        state.metrics.prompted(job.prompt_tokens)
-        for index, echo in enumerate(job.echoes):
+        state.metrics.prompted(completion.job.prompt_tokens)
+        for index, echo in enumerate(completion.echoes):
             if echo:
-                yield _chunk(job, completion_choice(index, echo))
-        async with aclosing(stream(state.engine, job.requests)) as outputs:
+                yield _chunk(completion, completion_choice(index, echo))
+        async with aclosing(stream(state.engine, completion.job.requests)) as outputs:
             async for index, output in outputs:
-                offset = len(job.echoes[index]) + len(choices[index].content)
+                offset = len(completion.echoes[index]) + len(choices[index].content)
                 choices[index].add(output)
                 text = "".join(delta.text for delta in output.deltas)
                 logprobs = completion_logprobs(output.logprobs, offset)
                 if text or logprobs:
-                    yield _chunk(job, completion_choice(index, text, logprobs=logprobs))
+                    yield _chunk(completion, completion_choice(index, text, logprobs=logprobs))
                 if output.finish is not None:
                     state.metrics.finished(choices[index], "none")
                     reason = str(output.finish.reason)
-                    yield _chunk(job, completion_choice(index, "", finish_reason=reason))
-    options = job.body.stream_options
+                    yield _chunk(completion, completion_choice(index, "", finish_reason=reason))
+    options = completion.body.stream_options
     if options is not None and options.include_usage:
-        yield job.head.object(
-            "text_completion", choices=[], usage=usage(job.prompt_tokens, choices)
+        yield completion.head.object(
+            "text_completion", choices=[], usage=usage(completion.job.prompt_tokens, choices)
         )
 
 
-def _chunk(job: CompletionJob, choice: dict[str, Any]) -> dict[str, Any]:
-    return job.head.object("text_completion", choices=[choice])
+def _chunk(completion: Completion, choice: dict[str, Any]) -> dict[str, Any]:
+    return completion.head.object("text_completion", choices=[choice])

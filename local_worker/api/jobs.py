@@ -1,0 +1,93 @@
+"""What chat and text completions share: making the sequences of a request, and running them."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from local_worker.api import translate
+from local_worker.api.choices import collect
+from local_worker.api.events import unless_gone
+from local_worker.types import GenerationRequest
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from local_worker.api.choices import Choice
+    from local_worker.api.model import ServedModel
+    from local_worker.api.schemas import GenerationBody
+    from local_worker.api.state import ApiState
+    from local_worker.types import ThinkingParams
+
+GONE = 499
+"""Status for a client that has left; nobody reads it but a log (nginx's convention)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one sequence may do.
+
+    Attributes:
+        max_tokens: output tokens.
+        logprobs: alternatives to report per token; None for no logprobs.
+        thinking: None leaves thoughts in the text.
+    """
+
+    max_tokens: int
+    logprobs: int | None = None
+    thinking: ThinkingParams | None = None
+
+
+def sequences(
+    model: ServedModel, body: GenerationBody, prompt: tuple[int, ...], limits: Limits
+) -> tuple[GenerationRequest, ...]:
+    """The `n` sequences of a prompt, each with a seed of its own.
+
+    Raises:
+        InvalidParameterError: a sampling field, stop string or min_tokens that cannot be used.
+    """
+    translate.check_min_tokens(body, limits.max_tokens)
+    thinks = limits.thinking is not None and limits.thinking.budget != 0
+    defaults = model.card.sampling
+    facts = translate.SamplingFacts(
+        defaults=defaults.thinking if thinks else defaults.non_thinking,
+        vocab_size=model.vocab_size,
+        random_seed=secrets.randbits(31),
+        logprobs=limits.logprobs,
+    )
+    sampling = translate.sampling_params(body, facts)
+    return tuple(
+        GenerationRequest(
+            request_id=secrets.token_hex(12),
+            prompt_token_ids=prompt,
+            max_tokens=limits.max_tokens,
+            sampling=replace(sampling, seed=(sampling.seed + index) % translate.MAX_SEED),
+            stop=translate.stop_strings(body),
+            thinking=limits.thinking,
+        )
+        for index in range(body.n)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Sequences ready for the engine, and what is counted about them.
+
+    Attributes:
+        prompt_tokens: each prompt once.
+        effort: level, for the metrics.
+    """
+
+    requests: tuple[GenerationRequest, ...]
+    prompt_tokens: int
+    effort: str = "none"
+
+    async def run(self, state: ApiState, request: Request) -> list[Choice]:
+        """All sequences to their ends. Raises `ClientGoneError` when the client leaves first."""
+        with state.admission.admit(len(self.requests)):
+            state.metrics.prompted(self.prompt_tokens)
+            choices = await unless_gone(collect(state.engine, self.requests), request.receive)
+            for choice in choices:
+                state.metrics.finished(choice, self.effort)
+        return choices
