@@ -64,6 +64,10 @@ class Engine(Protocol):
         """Gauges and counters, without waiting for the engine."""
         ...
 
+    async def failed(self) -> None:
+        """Returns when the engine has ended for good, by itself; the server had better end too."""
+        ...
+
     async def aclose(self) -> None:
         """Ends the engine and gives all its memory back."""
         ...

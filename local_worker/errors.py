@@ -15,6 +15,7 @@
         EngineNotReadyError     the model is loading or being restarted
       EngineError             the engine failed while it worked on a request
         EngineDiedError         its process ended; the request may have to be sent again
+          EngineGaveUpError       and running it again is not going to be tried
       StartupError            a command cannot go on: one line for the user and exit status 1
         ConfigError             an option or a config file is wrong
         CatalogError            models.yaml is wrong, or a name in it is unknown
@@ -129,6 +130,10 @@ class EngineDiedError(EngineError):
     """The engine process ended before the request was finished."""
 
     code = "engine_died"
+
+
+class EngineGaveUpError(EngineDiedError):
+    """The engine process ended too often under this request, or for good."""
 
 
 class StartupError(LocalWorkerError):

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
 Message = dict[str, Any]
 
-TRUSTED_ROLES = frozenset({"assistant"})
-"""Their messages are the model's own words coming back, thought delimiters included."""
+_TEMPLATE_ERRORS = (
+    jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError,
+    RecursionError,
+)  # fmt: skip
+"""What a template can raise over messages and variables that it did not expect."""
 
 
 class ChatTemplate:
@@ -37,6 +40,8 @@ class ChatTemplate:
         bos_token: for templates that write it themselves.
         eos_token: likewise.
         control_tokens: spellings that must not act as tokens when a person writes them.
+        delimiters: those of thoughts and tool calls. An assistant's message, the model's own words
+            coming back, may hold them; from anybody else they are text, too.
 
     Raises:
         ModelFileError: the source is not a template.
@@ -49,6 +54,7 @@ class ChatTemplate:
         bos_token: str = "",
         eos_token: str = "",
         control_tokens: Iterable[str] = (),
+        delimiters: Iterable[str] = (),
     ) -> None:
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
@@ -64,9 +70,11 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise ModelFileError(f"the model's chat template does not parse: {error}") from error
-        self._guard = _Guard(control_tokens)
+        self._guard = _Guard(frozenset(control_tokens), frozenset(delimiters))
 
-    def render(self, messages: Sequence[Message], **variables: object) -> tuple[PromptSegment, ...]:
+    def render(
+        self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
+    ) -> tuple[PromptSegment, ...]:
         """The prompt up to and including the generation prompt.
 
         Raises:
@@ -74,8 +82,11 @@ class ChatTemplate:
         """
         guarded = [self._guard.hide(message) for message in messages]
         try:
-            text = self._template.render(messages=guarded, add_generation_prompt=True, **variables)
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            text = self._template.render(
+                {**(variables or {}), "messages": guarded, "add_generation_prompt": True}
+            )
+            text.encode()
+        except _TEMPLATE_ERRORS as error:
             raise InvalidParameterError(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
@@ -92,25 +103,26 @@ def opens_thought(prompt: Sequence[PromptSegment], start: str) -> bool:
 class _Guard:
     """Takes control-token spellings out of people's messages, and back as harmless segments."""
 
-    def __init__(self, control_tokens: Iterable[str]) -> None:
-        spellings = sorted({t for t in control_tokens if len(t) > 1}, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, spellings))) if spellings else None
+    def __init__(self, control_tokens: frozenset[str], delimiters: frozenset[str]) -> None:
+        self._for_people = _any_of(control_tokens | delimiters)
+        self._for_assistants = _any_of(control_tokens - delimiters)
         self._nonce = secrets.token_hex(8)
         self._marker = re.compile(f"\ue000{self._nonce}:([0-9a-f]*)\ue001")
 
     def hide(self, message: Message) -> Message:
-        if self._pattern is None or message.get("role") in TRUSTED_ROLES:
+        own_words = message.get("role") == "assistant"
+        pattern = self._for_assistants if own_words else self._for_people
+        if pattern is None:
             return message
-        return {key: self._hide_value(value) for key, value in message.items()}
+        return {key: self._hide_value(value, pattern) for key, value in message.items()}
 
-    def _hide_value(self, value: object) -> object:
+    def _hide_value(self, value: object, pattern: re.Pattern[str]) -> object:
         if isinstance(value, str):
-            assert self._pattern is not None
-            return self._pattern.sub(self._mark, value)
+            return pattern.sub(self._mark, value)
         if isinstance(value, list):
-            return [self._hide_value(item) for item in value]
+            return [self._hide_value(item, pattern) for item in value]
         if isinstance(value, dict):
-            return {key: self._hide_value(item) for key, item in value.items()}
+            return {key: self._hide_value(item, pattern) for key, item in value.items()}
         return value
 
     def _mark(self, match: re.Match[str]) -> str:
@@ -129,6 +141,11 @@ class _Guard:
             start = match.end()
         if start < len(text):
             yield PromptSegment(text[start:])
+
+
+def _any_of(spellings: frozenset[str]) -> re.Pattern[str] | None:
+    longest_first = sorted((s for s in spellings if len(s) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
 
 def _to_json(value: object, indent: int | None = None, **options: object) -> str:

@@ -6,6 +6,7 @@ admission   how many requests are in flight, and whether new ones are taken
 schemas     request bodies (pydantic)
 model       the served model: template, delimiters, effort policy, self-test
 translate   request -> what the engine needs (pure)
+jobs        what chat and text completions share
 choices     runs a request's sequences and collects or streams them
 render      engine output -> response objects (pure)
 chat, completions, misc   the routes

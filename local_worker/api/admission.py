@@ -34,8 +34,8 @@ class Admission:
         """Whether new requests are refused."""
         return self._draining
 
-    def check(self, sequences: int) -> None:
-        """Whether so many more sequences would be taken now.
+    def enter(self, sequences: int) -> None:
+        """Counts so many more sequences; each call needs its `leave`.
 
         Raises:
             DrainingError: the server is stopping.
@@ -47,19 +47,23 @@ class Admission:
             raise QueueFullError(
                 f"{self.in_flight} sequences are running or waiting and the limit is {self._limit}"
             )
+        self.in_flight += sequences
+        self._idle.clear()
+
+    def leave(self, sequences: int) -> None:
+        """So many sequences have ended, and their last bytes are out."""
+        self.in_flight -= sequences
+        if self.in_flight == 0:
+            self._idle.set()
 
     @contextlib.contextmanager
     def admit(self, sequences: int) -> Iterator[None]:
-        """Counts a request's sequences for the duration of the context; see `check`."""
-        self.check(sequences)
-        self.in_flight += sequences
-        self._idle.clear()
+        """Counts a request's sequences for the duration of the context; see `enter`."""
+        self.enter(sequences)
         try:
             yield
         finally:
-            self.in_flight -= sequences
-            if self.in_flight == 0:
-                self._idle.set()
+            self.leave(sequences)
 
     def drain(self) -> None:
         """OPEN -> DRAINING."""

@@ -23,7 +23,13 @@ def create_app(engine: Engine, config: ServerConfig) -> FastAPI:
 
     There is no interactive documentation: its pages load scripts from elsewhere.
     """
-    app = FastAPI(title="local-worker", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="local-worker",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.api = ApiState(engine, config, Admission(config.max_queue), Metrics(engine))
     for module in (chat, completions, misc):
         app.include_router(module.router)

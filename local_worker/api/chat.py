@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 
 from local_worker.api import translate
 from local_worker.api.choices import Choice, stream
-from local_worker.api.events import ClientGoneError, EventStream
+from local_worker.api.events import ClientGoneError
 from local_worker.api.jobs import GONE, Job, Limits, sequences
 from local_worker.api.render import (
     EffortReport,
@@ -53,9 +53,8 @@ async def chat_completions(request: Request) -> Response:
     state = state_of(request)
     body = parse(ChatBody, await request.body())
     chat = await prepare(state, body)
-    state.admission.check(body.n)  # before a stream's headers are out
     if body.stream:
-        return EventStream(_stream(state, chat))
+        return chat.job.stream(state, _stream(state, chat))
     try:
         choices = await chat.job.run(state, request)
     except ClientGoneError:
@@ -113,7 +112,7 @@ async def _prompt(
     spec = state.model.card.thinking
     variables = translate.template_variables(body, spec, chosen, thinking=thinking)
     template = state.model.chat_template()
-    segments = template.render(translate.messages_of(body.messages), **variables)
+    segments = template.render(translate.messages_of(body.messages), variables)
     size = sum(len(segment.text.encode()) for segment in segments)
     translate.check_prompt_size(size, state.engine.info, "messages")
     return segments, await state.engine.tokenize(segments)
@@ -130,21 +129,17 @@ def _thinking_params(
 
 async def _stream(state: ApiState, chat: Chat) -> AsyncGenerator[dict[str, Any], None]:
     choices = [Choice() for _ in chat.job.requests]
-    with state.admission.admit(len(choices)):
-        state.metrics.prompted(chat.job.prompt_tokens)
-        for index in range(len(choices)):
-            yield chat_chunk(chat.head, index, {"role": "assistant", "content": ""})
-        async with aclosing(stream(state.engine, chat.job.requests)) as outputs:
-            async for index, output in outputs:
-                choices[index].add(output)
-                for delta, logprobs in chat_deltas(output):
-                    yield chat_chunk(chat.head, index, delta, logprobs=chat_logprobs(logprobs))
-                if output.finish is not None:
-                    state.metrics.finished(choices[index], chat.job.effort)
-                    chunk = chat_chunk(
-                        chat.head, index, {}, finish_reason=str(output.finish.reason)
-                    )
-                    yield {**chunk, "reasoning": chat.effort.ended([choices[index]])}
+    for index in range(len(choices)):
+        yield chat_chunk(chat.head, index, {"role": "assistant", "content": ""})
+    async with aclosing(stream(state.engine, chat.job.requests)) as outputs:
+        async for index, output in outputs:
+            choices[index].add(output)
+            for delta, logprobs in chat_deltas(output):
+                yield chat_chunk(chat.head, index, delta, logprobs=chat_logprobs(logprobs))
+            if output.finish is not None:
+                state.metrics.finished(choices[index], chat.job.effort)
+                chunk = chat_chunk(chat.head, index, {}, finish_reason=str(output.finish.reason))
+                yield {**chunk, "reasoning": chat.effort.ended([choices[index]])}
     options = chat.body.stream_options
     if options is not None and options.include_usage:
         yield chat.head.object(

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from local_worker.errors import EngineDiedError, EngineError
+from local_worker.errors import EngineDiedError, EngineError, EngineGaveUpError
 from local_worker.types import Channel, Finish, FinishReason
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ async def _collect_one(engine: Engine, request: GenerationRequest) -> Choice:
             async with aclosing(_sequence(engine, request)) as outputs:
                 async for output in outputs:
                     choice.add(output)
-        except EngineDiedError:
+        except EngineGaveUpError:
+            raise
+        except EngineDiedError:  # in the middle, of which the client has seen nothing
             if run == MAX_RUNS - 1:
                 raise
         else:

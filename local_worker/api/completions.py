@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 
 from local_worker.api import translate
 from local_worker.api.choices import Choice, stream
-from local_worker.api.events import ClientGoneError, EventStream
+from local_worker.api.events import ClientGoneError
 from local_worker.api.jobs import GONE, Job, Limits, sequences
 from local_worker.api.render import Head, completion_choice, completion_logprobs, usage
 from local_worker.api.schemas import CompletionBody, parse
@@ -50,9 +50,8 @@ async def completions(request: Request) -> Response:
     state = state_of(request)
     body = parse(CompletionBody, await request.body())
     completion = await prepare(state, body)
-    state.admission.check(len(completion.job.requests))  # before a stream's headers are out
     if body.stream:
-        return EventStream(_stream(state, completion))
+        return completion.job.stream(state, _stream(state, completion))
     try:
         choices = await completion.job.run(state, request)
     except ClientGoneError:
@@ -123,12 +122,7 @@ async def _token_ids(state: ApiState, prompt: str | list[int]) -> tuple[int, ...
         translate.check_text(prompt, "prompt")
         translate.check_prompt_size(len(prompt.encode()), state.engine.info, "prompt")
         return await state.engine.tokenize([PromptSegment(prompt)], add_special=True)
-    wrong = next((i for i in prompt if not 0 <= i < state.model.vocab_size), None)
-    if wrong is not None:
-        raise InvalidParameterError(
-            f"{wrong} is no token id of this model (0..{state.model.vocab_size - 1})",
-            param="prompt",
-        )
+    translate.check_token_ids(prompt, state.model.vocab_size, "prompt")
     return tuple(prompt)
 
 
@@ -149,23 +143,21 @@ def _requests(
 
 async def _stream(state: ApiState, completion: Completion) -> AsyncGenerator[dict[str, Any], None]:
     choices = [Choice() for _ in completion.job.requests]
-    with state.admission.admit(len(choices)):
-        state.metrics.prompted(completion.job.prompt_tokens)
-        for index, echo in enumerate(completion.echoes):
-            if echo:
-                yield _chunk(completion, completion_choice(index, echo))
-        async with aclosing(stream(state.engine, completion.job.requests)) as outputs:
-            async for index, output in outputs:
-                offset = len(completion.echoes[index]) + len(choices[index].content)
-                choices[index].add(output)
-                text = "".join(delta.text for delta in output.deltas)
-                logprobs = completion_logprobs(output.logprobs, offset)
-                if text or logprobs:
-                    yield _chunk(completion, completion_choice(index, text, logprobs=logprobs))
-                if output.finish is not None:
-                    state.metrics.finished(choices[index], "none")
-                    reason = str(output.finish.reason)
-                    yield _chunk(completion, completion_choice(index, "", finish_reason=reason))
+    for index, echo in enumerate(completion.echoes):
+        if echo:
+            yield _chunk(completion, completion_choice(index, echo))
+    async with aclosing(stream(state.engine, completion.job.requests)) as outputs:
+        async for index, output in outputs:
+            offset = len(completion.echoes[index]) + len(choices[index].content)
+            choices[index].add(output)
+            text = "".join(delta.text for delta in output.deltas)
+            logprobs = completion_logprobs(output.logprobs, offset)
+            if text or logprobs:
+                yield _chunk(completion, completion_choice(index, text, logprobs=logprobs))
+            if output.finish is not None:
+                state.metrics.finished(choices[index], "none")
+                reason = str(output.finish.reason)
+                yield _chunk(completion, completion_choice(index, "", finish_reason=reason))
     options = completion.body.stream_options
     if options is not None and options.include_usage:
         yield completion.head.object(

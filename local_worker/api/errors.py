@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from local_worker import errors
 
@@ -26,6 +27,9 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     errors.EngineError: (500, "server_error"),
 }
 """Exception class -> (HTTP status, OpenAI error type)."""
+
+
+MAX_MESSAGE_CHARACTERS = 1000
 
 
 def status_of(error: Exception) -> tuple[int, str]:
@@ -54,7 +58,10 @@ def error_body(error: Exception) -> dict[str, Any]:
 
 
 def _encodable(text: str) -> str:
-    """A message may quote what a client sent, which need not be valid Unicode."""
+    """A message may quote what a client sent: of any length, and not always valid Unicode."""
+    if len(text) > MAX_MESSAGE_CHARACTERS:
+        half = MAX_MESSAGE_CHARACTERS // 2
+        text = f"{text[:half]} [...] {text[-half:]}"
     return text.encode(errors="replace").decode()
 
 
@@ -67,6 +74,12 @@ def error_response(error: Exception) -> JSONResponse:
     if isinstance(error, errors.UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error_body(error), status, headers)
+
+
+def log_unexpected(error: Exception) -> None:
+    """An error that is not of this project's tree is a defect: the log gets all of it."""
+    if not isinstance(error, errors.LocalWorkerError):
+        log.error("unexpected error in a request", exc_info=error)
 
 
 def install(app: FastAPI) -> None:
@@ -83,9 +96,13 @@ def install(app: FastAPI) -> None:
         )
 
     async def unexpected(_: Request, error: Exception) -> JSONResponse:
-        log.error("unexpected error in a request", exc_info=error)
+        log_unexpected(error)
         return error_response(error)
 
+    async def gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=499)  # it left in the middle of its body: nobody reads this
+
     app.add_exception_handler(errors.LocalWorkerError, expected)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, unexpected)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.responses import Response
 
-from local_worker.api.errors import error_body
+from local_worker.api.errors import error_body, log_unexpected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from starlette.types import Receive, Scope, Send
 
@@ -55,15 +55,19 @@ class EventStream(Response):
     """Streams payloads as events and ends with `[DONE]`, or with an error event and without it.
 
     The client's going is noticed while nothing is being sent, too: a request that still waits or
-    prefills is given up at once.
+    prefills is given up at once. `on_end` is called once, whatever happens, also when nothing was
+    ever sent.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, payloads: AsyncGenerator[dict[str, Any], None]) -> None:
+    def __init__(
+        self, payloads: AsyncGenerator[dict[str, Any], None], on_end: Callable[[], None]
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._payloads = payloads
+        self._on_end = on_end
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
@@ -71,6 +75,8 @@ class EventStream(Response):
             await unless_gone(self._send_all(send), receive)
         except ClientGoneError:
             return
+        finally:
+            self._on_end()
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -83,5 +89,6 @@ class EventStream(Response):
             except OSError:
                 raise
             except Exception as error:  # noqa: BLE001 - headers are out: it can only be an event
+                log_unexpected(error)
                 last = event(error_body(error))
         await send({"type": "http.response.body", "body": last, "more_body": False})

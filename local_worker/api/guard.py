@@ -7,9 +7,11 @@ rebinding). So without a key, only requests for a loopback name and from no fore
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
+import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """Answered to anyone: they say nothing but whether the server works."""
 
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
+BODY_SECONDS = 60.0
+"""A client that stops in the middle of its body is given up after so long."""
+
 DRAIN_FACTOR = 8
 """A body over the limit is read and thrown away up to so many times the limit, because a client
 that is still sending would otherwise see a broken connection and never the answer."""
@@ -48,7 +53,8 @@ class Guard:
             self._check_length(headers)
         except RequestError as error:
             if isinstance(error, TooLargeError):
-                await self._discard(receive)
+                with contextlib.suppress(RequestError):
+                    await self._discard(receive)
             await error_response(error)(scope, receive, send)
             return
         await self._app(scope, self._counting(receive), send)
@@ -81,11 +87,14 @@ class Guard:
 
     def _counting(self, receive: Receive) -> Receive:
         """A chunked body has no length to check beforehand: count what arrives."""
-        received = 0
+        received, complete = 0, False
 
         async def counting() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            if complete:  # waiting for the client to leave: that may take as long as it likes
+                return await receive()
+            message = await _in_time(receive)
+            complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > self._config.max_body_bytes:
                 await self._discard(receive)
@@ -97,21 +106,30 @@ class Guard:
     async def _discard(self, receive: Receive) -> None:
         left = self._config.max_body_bytes * DRAIN_FACTOR
         while left > 0:
-            message = await receive()
+            message = await _in_time(receive)
             left -= len(message.get("body", b""))
             if message["type"] == "http.disconnect" or not message.get("more_body", False):
                 return
 
 
+async def _in_time(receive: Receive) -> Message:
+    try:
+        return await asyncio.wait_for(receive(), BODY_SECONDS)
+    except TimeoutError:
+        raise RequestError(
+            f"the request body did not go on within {BODY_SECONDS:g} seconds"
+        ) from None
+
+
 def _check_local(headers: Headers) -> None:
-    host = urlsplit(f"//{headers.get('host', '')}").hostname
-    if host not in LOOPBACK_NAMES:
+    host = headers.get("host", "")
+    if not LOOPBACK.fullmatch(host):
         raise ForbiddenError(
             f"this server answers to localhost only, not to {host!r}; start it with --api-key to "
             "be reached by another name"
         )
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).hostname not in LOOPBACK_NAMES:
+    if origin is not None and not LOOPBACK.fullmatch(origin.partition("://")[2]):
         raise ForbiddenError(
             f"web pages of {origin!r} may not use this server; start it with --api-key"
         )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from local_worker.api import translate
 from local_worker.api.choices import collect
-from local_worker.api.events import unless_gone
+from local_worker.api.events import EventStream, unless_gone
 from local_worker.types import GenerationRequest
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from starlette.requests import Request
 
     from local_worker.api.choices import Choice
@@ -82,6 +84,15 @@ class Job:
     requests: tuple[GenerationRequest, ...]
     prompt_tokens: int
     effort: str = "none"
+
+    def stream(
+        self, state: ApiState, payloads: AsyncGenerator[dict[str, Any], None]
+    ) -> EventStream:
+        """A response that streams. Counted as in flight from here to its last byte."""
+        count = len(self.requests)
+        state.admission.enter(count)  # raises before any header is out
+        state.metrics.prompted(self.prompt_tokens)
+        return EventStream(payloads, on_end=lambda: state.admission.leave(count))
 
     async def run(self, state: ApiState, request: Request) -> list[Choice]:
         """All sequences to their ends. Raises `ClientGoneError` when the client leaves first."""

@@ -31,7 +31,6 @@ class Metrics:
         self._thinking = self._counter(
             "thinking_tokens", "Sampled thinking tokens", "effort", "closed_by"
         )
-        self._rejected = self._counter("rejected_requests", "Requests refused", "code")
         self._queued = self._histogram("queue_seconds", "Arrival to first computed token")
         self._first = self._histogram("time_to_first_token_seconds", "Arrival to first token")
         self._between = self._histogram("inter_token_seconds", "Mean time between output tokens")
@@ -56,10 +55,6 @@ class Metrics:
     def prompted(self, tokens: int) -> None:
         """A prompt was taken."""
         self._prompt.inc(tokens)
-
-    def rejected(self, code: str) -> None:
-        """A request was refused before it reached the engine."""
-        self._rejected.labels(code).inc()
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -94,12 +94,14 @@ async def tokenize(request: Request) -> dict[str, Any]:
     add_special = body.add_special_tokens if body.add_special is None else body.add_special
     if body.messages is not None:
         template = state.model.chat_template()
-        token_ids = await state.engine.tokenize(
-            template.render(translate.messages_of(body.messages))
-        )
+        segments = template.render(translate.messages_of(body.messages))
+        size = sum(len(segment.text.encode()) for segment in segments)
+        translate.check_prompt_size(size, state.engine.info, "messages")
+        token_ids = await state.engine.tokenize(segments)
     else:
         text = body.prompt if body.prompt is not None else body.content or ""
         translate.check_text(text, given[0])
+        translate.check_prompt_size(len(text.encode()), state.engine.info, given[0])
         token_ids = await state.engine.tokenize(
             [PromptSegment(text)], add_special=bool(add_special)
         )
@@ -117,5 +119,6 @@ async def detokenize(request: Request) -> dict[str, str]:
     state = state_of(request)
     body = parse(DetokenizeBody, await request.body())
     state.model.check_name(body.model)
+    translate.check_token_ids(body.tokens, state.model.vocab_size, "tokens")
     text = await state.engine.detokenize(body.tokens)
     return {"prompt": text, "content": text}

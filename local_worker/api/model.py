@@ -118,16 +118,14 @@ class ServedModel:
 async def load_model(engine: Engine, card: ModelCard, config: ServerConfig) -> ServedModel:
     """Puts a served model together from a ready engine, self-test included."""
     info, spec = engine.info, card.thinking
-    delimiters = [] if spec is None else [spec.start.strip(), spec.end.strip()]
-    if spec is not None:
-        delimiters += [t for t in (spec.tool_call_start, spec.tool_call_end) if t]
     template = None
     if info.chat_template is not None:
         template = ChatTemplate(
             info.chat_template,
             bos_token=info.bos_token,
             eos_token=info.eos_token,
-            control_tokens=(*info.control_tokens, *delimiters),
+            control_tokens=info.control_tokens,
+            delimiters=() if spec is None else _delimiters(spec),
         )
     tokens = await _thinking_tokens(engine, spec, config.budget_message) if spec else None
     model = ServedModel(
@@ -142,12 +140,18 @@ async def load_model(engine: Engine, card: ModelCard, config: ServerConfig) -> S
     return replace(model, self_test=await self_test(engine, model))
 
 
+def _delimiters(spec: ThinkingSpec) -> tuple[str, ...]:
+    tools = (spec.tool_call_start, spec.tool_call_end)
+    return (spec.start.strip(), spec.end.strip(), *(text for text in tools if text))
+
+
 async def _thinking_tokens(engine: Engine, spec: ThinkingSpec, message: str) -> ThinkingTokens:
     async def ids(text: str | None) -> tuple[int, ...]:
         return await engine.tokenize([PromptSegment(text)]) if text else ()
 
     return ThinkingTokens(
-        start=await ids(spec.start),
+        # Without the white space that ends it: the model may sample another kind of it there.
+        start=await ids(spec.start.rstrip()),
         end=await ids(spec.end),
         close=await ids(message + spec.close),
         close_after_newline=await ids(message + spec.close.removeprefix("\n")),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from local_worker.errors import InvalidParameterError
 
@@ -36,11 +36,14 @@ UNSUPPORTED = {
 }  # fmt: skip
 
 B = TypeVar("B", bound="Body")
+T = TypeVar("T")
 INT64 = 2**63
 _SHOWN_CHARACTERS = 80
 _TYPE_NAMES = frozenset({"str", "int", "float", "bool", "list"})
 """Names of union members, which pydantic puts into an error's path."""
 Text = Annotated[str, Field(strict=True)]
+# Without it, a list of a million wrong items costs a million error objects.
+FailFast = Annotated[list[T], Field(fail_fast=True)]
 MaxTokens = Annotated[int, Field(ge=1, lt=INT64)]
 
 
@@ -48,6 +51,14 @@ class Body(BaseModel):
     """Base of every request body."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: object) -> object:
+        """OpenAI's clients send null for what was left out."""
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None}
+        return data
 
 
 class StreamOptions(Body):
@@ -67,7 +78,7 @@ class Message(Body):
     """One chat message."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Text | list[ContentPart] | None = None
+    content: Text | FailFast[ContentPart] | None = None
     reasoning_content: Text | None = None
     reasoning: Text | None = None
 
@@ -96,7 +107,7 @@ class GenerationBody(Body):
     max_tokens: MaxTokens | None = None
     min_tokens: int = Field(0, ge=0, lt=INT64)
     ignore_eos: bool = False
-    stop: Text | list[Text] | None = None
+    stop: Text | FailFast[Text] | None = None
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -104,15 +115,15 @@ class GenerationBody(Body):
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repeat_penalty: float | None = Field(None, gt=0, le=10)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repeat_penalty: float | None = Field(None, ge=0.01, le=10)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     logit_bias: dict[str, float] | None = None
 
 
 class ChatBody(GenerationBody):
     """Body of POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -130,7 +141,7 @@ class ChatBody(GenerationBody):
 class CompletionBody(GenerationBody):
     """Body of POST /v1/completions."""
 
-    prompt: Text | list[Text] | list[int] | list[list[int]]
+    prompt: Text | FailFast[Text] | FailFast[int] | FailFast[FailFast[int]]
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=20)
     best_of: int | None = Field(None, ge=1, lt=INT64)
@@ -142,7 +153,7 @@ class TokenizeBody(Body):
     model: Text | None = None
     prompt: Text | None = None
     content: Text | None = None
-    messages: list[Message] | None = None
+    messages: FailFast[Message] | None = None
     add_special_tokens: bool | None = None
     add_special: bool | None = None
 
@@ -151,7 +162,7 @@ class DetokenizeBody(Body):
     """Body of POST /detokenize."""
 
     model: Text | None = None
-    tokens: list[int]
+    tokens: list[int] = Field(fail_fast=True)
 
 
 def parse(kind: type[B], data: bytes) -> B:
@@ -204,7 +215,7 @@ def _shorten(value: object) -> str:
 
 def _refuse_unknown(body: Body, path: str) -> None:
     for name, value in (body.model_extra or {}).items():
-        if value is None or (not path and name in IGNORED) or _says_nothing(name, value):
+        if (not path and name in IGNORED) or _says_nothing(name, value):
             continue
         if name in UNSUPPORTED:
             raise InvalidParameterError(

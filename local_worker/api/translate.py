@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from local_worker.errors import ContextLengthError, InvalidParameterError
 from local_worker.prompts import system_first
@@ -18,13 +18,23 @@ if TYPE_CHECKING:
     from local_worker.reasoning.effort import EffortChoice
     from local_worker.types import EngineInfo
 
+T = TypeVar("T")
+
 MAX_STOP_STRINGS = 64
 MAX_SEED = 2**32 - 1
 """llama.cpp's seeds have 32 bits, and the highest of them asks for a random one."""
 
 RESERVED_TEMPLATE_VARIABLES = frozenset(
-    {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"}
-)
+    {
+        "messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token",
+        "raise_exception", "strftime_now", "range", "dict", "lipsum", "cycler", "joiner",
+        "namespace", "thinking_budget", "reasoning_budget_tokens",
+    }
+)  # fmt: skip
+"""What the server or the template language sets; a budget has fields of its own."""
+
+MAX_STOP_CHARACTERS = 1024
+MAX_TOKEN_ID_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,7 @@ def asked_effort(body: ChatBody) -> AskedEffort:
             "reasoning_effort": body.reasoning_effort,
             "reasoning.effort": body.reasoning.effort if body.reasoning else None,
             "thinking.type": _thinking_level(body),
+            "chat_template_kwargs.reasoning_effort": _kwarg(body, "reasoning_effort", str),
         }
     )
     budget, budget_field = _one_of(
@@ -61,7 +72,9 @@ def asked_effort(body: ChatBody) -> AskedEffort:
     switch, switch_field = _one_of(
         {
             "enable_thinking": body.enable_thinking,
-            "chat_template_kwargs.enable_thinking": _kwarg(body),
+            "chat_template_kwargs.enable_thinking": _kwarg(body, "enable_thinking", bool),
+            "chat_template_kwargs.thinking": _kwarg(body, "thinking", bool),
+            "thinking.type": _thinking_switch(body),
         }
     )
     request = EffortRequest(
@@ -86,19 +99,26 @@ def _one_of(fields: dict[str, Any]) -> tuple[Any, str | None]:
 
 
 def _thinking_level(body: ChatBody) -> str | None:
-    if body.thinking is None or body.thinking.type == "enabled":
+    return "auto" if body.thinking is not None and body.thinking.type == "adaptive" else None
+
+
+def _thinking_switch(body: ChatBody) -> bool | None:
+    if body.thinking is None or body.thinking.type == "adaptive":
         return None
-    return {"disabled": "none", "adaptive": "auto"}[body.thinking.type]
+    return body.thinking.type == "enabled"
 
 
-def _kwarg(body: ChatBody) -> bool | None:
-    value = (body.chat_template_kwargs or {}).get("enable_thinking")
-    if value is not None and not isinstance(value, bool):
-        raise InvalidParameterError(
-            "'chat_template_kwargs.enable_thinking' must be true or false",
-            param="chat_template_kwargs.enable_thinking",
-        )
-    return value
+EFFORT_VARIABLES = ("enable_thinking", "thinking", "reasoning_effort")
+"""Template variables that say something about effort: read as such, and set by the server."""
+
+
+def _kwarg(body: ChatBody, name: str, kind: type[T]) -> T | None:
+    value = (body.chat_template_kwargs or {}).get(name)
+    if value is None or isinstance(value, kind):
+        return value
+    words = "true or false" if kind is bool else "a text"
+    param = f"chat_template_kwargs.{name}"
+    raise InvalidParameterError(f"'{param}' must be {words}", param=param)
 
 
 def template_variables(
@@ -113,7 +133,8 @@ def template_variables(
             f"'chat_template_kwargs.{name}' is set by the server; leave it out",
             param=f"chat_template_kwargs.{name}",
         )
-    variables.pop("enable_thinking", None)
+    for name in EFFORT_VARIABLES:
+        variables.pop(name, None)
     if spec is None:
         return variables
     if spec.switch == "enable_thinking":
@@ -140,7 +161,12 @@ def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
                 param=f"{place}.role",
             )
         entry: dict[str, Any] = {"role": message.role, "content": _text_of(message, place)}
-        thought = message.reasoning_content or message.reasoning
+        thought, _ = _one_of(
+            {
+                f"{place}.reasoning_content": message.reasoning_content,
+                f"{place}.reasoning": message.reasoning,
+            }
+        )
         if thought is not None:
             entry["reasoning_content"] = thought
         plain.append(entry)
@@ -199,6 +225,10 @@ def stop_strings(body: GenerationBody) -> tuple[str, ...]:
         )
     if any(not text for text in stop):
         raise InvalidParameterError("a stop string cannot be empty", param="stop")
+    if any(len(text) > MAX_STOP_CHARACTERS for text in stop):
+        raise InvalidParameterError(
+            f"a stop string has at most {MAX_STOP_CHARACTERS} characters", param="stop"
+        )
     for text in stop:
         check_text(text, "stop")
     return stop
@@ -251,7 +281,7 @@ def sampling_params(body: GenerationBody, facts: SamplingFacts) -> SamplingParam
 def _logit_bias(bias: dict[str, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
     pairs = []
     for key, value in bias.items():
-        if not key.isascii() or not key.isdigit() or int(key) >= vocab_size:
+        if not _is_token_id(key, vocab_size):
             raise InvalidParameterError(
                 f"{key[:20]!r} is no token id of this model (0..{vocab_size - 1})",
                 param="logit_bias",
@@ -262,6 +292,22 @@ def _logit_bias(bias: dict[str, float], vocab_size: int) -> tuple[tuple[int, flo
             )
         pairs.append((int(key), float(value)))
     return tuple(pairs)
+
+
+def _is_token_id(text: str, vocab_size: int) -> bool:
+    """One spelling per id: a second one would set the same token's bias again."""
+    digits = text.isascii() and text.isdigit() and len(text) <= MAX_TOKEN_ID_DIGITS
+    return digits and text == str(int(text)) and int(text) < vocab_size
+
+
+def check_token_ids(token_ids: Sequence[int], vocab_size: int, param: str) -> None:
+    """Raises `InvalidParameterError` for an id that this model does not have."""
+    wrong = next((i for i in token_ids if not 0 <= i < vocab_size), None)
+    if wrong is not None:
+        shown = wrong if abs(wrong) < 10**MAX_TOKEN_ID_DIGITS else "a huge number"
+        raise InvalidParameterError(
+            f"{shown} is no token id of this model (0..{vocab_size - 1})", param=param
+        )
 
 
 def chat_logprobs(body: ChatBody) -> int | None:

@@ -107,7 +107,10 @@ def _announce(url: str, state: ApiState) -> None:
     if test.problem is None:
         _say(f"effort   self-test passed ({test.summary})")
     else:
-        _say(f"effort   self-test FAILED: {test.problem}; requests that ask for effort are refused")
+        served = "served all the same" if state.model.allow_unenforced else "refused"
+        _say(
+            f"effort   self-test FAILED: {test.problem}; requests that ask for effort are {served}"
+        )
     _say(f"ready    {url}/v1  (OpenAI API; try: local-worker chat --url {url})")
 
 

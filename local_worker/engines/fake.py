@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 from local_worker.errors import InvalidParameterError
 from local_worker.reasoning.turn import Turn
-from local_worker.types import EngineInfo, EngineStats, Finish, StepOutput, TokenLogprob
+from local_worker.types import (
+    EngineInfo,
+    EngineStats,
+    Finish,
+    FinishReason,
+    StepOutput,
+    TokenLogprob,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -129,6 +136,10 @@ class FakeEngine:
         script = [*encode(self.script.reply(prompt)), END]
         turn = Turn(request)
         turn.begin()
+        if turn.is_full:
+            full = Finish(FinishReason.LENGTH, turn.closed_by)
+            yield StepOutput(request.request_id, num_tokens=turn.num_tokens, finish=full)
+            return
         self.running += 1
         try:
             while True:
@@ -169,6 +180,10 @@ class FakeEngine:
     def stats(self) -> EngineStats:
         """How many scripts are being played."""
         return EngineStats(running=self.running)
+
+    async def failed(self) -> None:
+        """Never happens."""
+        await asyncio.Event().wait()
 
     async def aclose(self) -> None:
         """There is nothing to end."""

@@ -9,8 +9,8 @@ accepts it and says what it is, or refuses it and says which tokens to append in
 what lets the bound be exact: a token that would start a character the budget cannot finish is
 refused, instead of being cut in half or finished over budget.
 
-What counts: every token sampled inside a thought. What does not: delimiters, tokens that the
-template wrote, and forced tokens.
+What counts: every token sampled inside a thought. What does not: the delimiters around it, tokens
+that the template wrote, and forced tokens.
 """
 
 from __future__ import annotations
@@ -183,11 +183,16 @@ class BudgetMachine:
         return Verdict(True, labelled)  # a stray closer, or structure: dropped from the text
 
     def _tool_call_step(self, token: Token) -> Verdict:
-        labelled, matched = self._match(token, (self._tokens.tool_end,), Kind.CONTENT)
-        if matched is not None:
+        tokens = self._tokens
+        patterns = (tokens.tool_end, tokens.end, tokens.start)
+        labelled, matched = self._match(token, patterns, Kind.CONTENT)
+        if matched is None:
+            return Verdict(True, labelled)
+        if matched is tokens.tool_end:
             self._in_tool_call = False
-            labelled += self._release(Kind.CONTENT, len(matched))
-        return Verdict(True, labelled)
+            return Verdict(True, labelled + self._release(Kind.CONTENT, len(matched)))
+        # A thought's delimiter in a call's arguments is no text; nothing is forced there, either.
+        return Verdict(True, labelled + self._release(Kind.DELIMITER, len(matched)))
 
     def _open(self) -> tuple[int, ...]:
         self._tail = b""
@@ -205,9 +210,12 @@ class BudgetMachine:
             labelled = self._release(Kind.REASONING, len(self._held))
             return Verdict(False, labelled, self._force(refusal))
         self.used += 1
-        patterns = (self._tokens.end, self._tokens.tool_start)
+        tokens = self._tokens
+        patterns = (tokens.end, tokens.tool_start, tokens.start)
         labelled, matched = self._match(token, patterns, Kind.REASONING)
-        if matched is not None:
+        if matched is tokens.start:  # opened twice: no text, but it was sampled and counts
+            labelled += self._release(Kind.DELIMITER, len(matched))
+        elif matched is not None:
             return Verdict(True, labelled + self._close_naturally(matched))
         self._tail = (self._tail + token.piece)[-8:]
         reason = self._bound_reached()

@@ -201,6 +201,13 @@ def _nearest_level(budget: int | None, policy: EffortPolicy) -> str:
     return min(levels, key=lambda level: abs(policy.ladder[level] - budget))
 
 
+def effort_says_none(request: EffortRequest) -> bool:
+    """Whether the exact budget, or else the level, asks for no thought at all."""
+    if request.budget is not None:
+        return request.budget == 0
+    return request.effort == "none"
+
+
 def _validate(request: EffortRequest, policy: EffortPolicy) -> None:
     effort, budget = request.effort, request.budget
     if effort == "auto":
@@ -236,6 +243,12 @@ def _refuse_contradictions(
     if wants_thought and request.enable_thinking is False:
         raise InvalidParameterError(
             f"'{field}' asks for a thought and enable_thinking is false; send one of the two",
+            param=field,
+        )
+    refuses_thought = effort_says_none(request)
+    if refuses_thought and request.enable_thinking:
+        raise InvalidParameterError(
+            f"'{field}' asks for no thought and enable_thinking is true; send one of the two",
             param=field,
         )
     if not policy.can_think and (wants_thought or request.enable_thinking):

@@ -65,6 +65,11 @@ class Turn:
         """The stop string that ended the turn, or None."""
         return self._text.stop
 
+    @property
+    def is_full(self) -> bool:
+        """Whether max_tokens leaves no room for another token."""
+        return self.num_tokens >= self._request.max_tokens
+
     def begin(self) -> tuple[int, ...]:
         """To be called once before the first token. Returns tokens to force."""
         force = self._machine.begin() if self._machine else ()
@@ -91,7 +96,7 @@ class Turn:
         if self._text.stop is not None:
             return self._finish(FinishReason.STOP)
         force = self._take_forced(verdict.force)
-        if len(force) < len(verdict.force) or self.num_tokens >= self._request.max_tokens:
+        if len(force) < len(verdict.force) or self.is_full:
             return self._finish(FinishReason.LENGTH)
         return TurnStep(verdict.accepted, force, self._take_deltas(), self._take_logprobs())
 

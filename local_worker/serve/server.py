@@ -1,7 +1,7 @@
 """The server's life: bind, load, test, serve, drain, end.
 
-The port is bound before the model is loaded, so that a port in use is known at once and /health and
-/ready can answer while minutes of loading go by.
+The port is bound before anything else, so that a port in use is known at once; it answers /health
+and /ready while the model is being loaded.
 
     first SIGTERM or SIGINT   new requests get 503, running ones go on for `drain_seconds`; those
                               that are left then end with an error event
@@ -16,13 +16,13 @@ import errno
 import logging
 import signal
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from local_worker.api.app import create_app
 from local_worker.api.model import load_model
-from local_worker.errors import ConfigError, StartupError
+from local_worker.errors import ConfigError, EngineError, EngineStartError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LAST_EVENTS_SECONDS = 1.0
-"""After the engine has ended, what it takes to write the last error events."""
+LAST_BYTES_SECONDS = 2
+"""After the engine has ended, what it takes to write the last answers and error events."""
 
 
 def bind(config: ServerConfig) -> socket.socket:
@@ -52,9 +52,7 @@ def bind(config: ServerConfig) -> socket.socket:
                 f"port {config.port} on {config.host} is in use; choose another with --port"
             ) from None
         raise ConfigError(f"cannot listen on {config.host}:{config.port}: {error}") from None
-    listener.listen(socket.SOMAXCONN)
-    listener.setblocking(False)
-    return listener
+    return listener  # uvicorn listens on it: until then, connections are refused and not kept
 
 
 class _Uvicorn(uvicorn.Server):
@@ -98,7 +96,12 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         uvicorn_config = uvicorn.Config(
-            self._app, log_level="warning", access_log=False, lifespan="off", timeout_keep_alive=30
+            self._app,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=LAST_BYTES_SECONDS,
         )
         server = _Uvicorn(uvicorn_config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -110,10 +113,8 @@ class Server:
         finally:
             await _cancel(loading)
             await self._engine.aclose()
-            if not self._stop_now.is_set() and self._state.admission.in_flight:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._state.admission.idle(), LAST_EVENTS_SECONDS)
-            server.should_exit = server.force_exit = True
+            server.should_exit = True
+            server.force_exit = self._stop_now.is_set()
             await serving
 
     def stop(self) -> None:
@@ -128,20 +129,27 @@ class Server:
 
     async def _load(self, listener: socket.socket) -> None:
         await self._engine.start()
-        self._state.loaded = await load_model(self._engine, self._card, self._config)
+        try:
+            self._state.loaded = await load_model(self._engine, self._card, self._config)
+        except (EngineError, UnavailableError) as error:
+            raise EngineStartError(f"the engine failed right after loading: {error}") from error
         host, port = listener.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
         self._on_ready(f"http://{host}:{port}", self._state)
 
     async def _until_stopped(self, loading: asyncio.Task[None]) -> None:
         stopping = asyncio.create_task(self._stop.wait())
+        failing = asyncio.create_task(self._engine.failed())
         try:
             await asyncio.wait({stopping, loading}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 loading.result()  # raises what went wrong
-                await stopping
+                await asyncio.wait({stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                raise EngineStartError("the engine ended and could not be restarted")
         finally:
             await _cancel(stopping)
+            await _cancel(failing)
 
     async def _drain(self) -> None:
         idle = asyncio.create_task(self._state.admission.idle())
@@ -157,7 +165,7 @@ class Server:
         await _cancel(now)
 
 
-async def _cancel(task: asyncio.Task[None] | asyncio.Task[bool]) -> None:
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    """Ends a task whose outcome no longer matters."""
     task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, StartupError):
-        await task
+    await asyncio.gather(task, return_exceptions=True)

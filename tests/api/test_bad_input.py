@@ -23,7 +23,7 @@ def assert_error(response, status, param, words):
     ("fields", "param", "words"),
     [
         ({"messages": []}, "messages", "at least 1"),
-        ({"messages": None}, "messages", "list"),
+        ({"messages": None}, "messages", "required"),
         ({"messages": "Hi"}, "messages", "list"),
         ({"messages": [{"content": "Hi"}]}, "messages[0].role", "required"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing"),
@@ -80,6 +80,19 @@ def assert_error(response, status, param, words):
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages", "set by"),
         ({"chat_template_kwargs": {"enable_thinking": "no"}},
          "chat_template_kwargs.enable_thinking", "true or false"),
+        ({"reasoning_effort": "none", "enable_thinking": True}, "reasoning_effort", "one of the"),
+        ({"thinking": {"type": "disabled", "budget_tokens": 50}}, "thinking.budget_tokens", "one"),
+        ({"thinking": {"type": "enabled"}, "enable_thinking": False}, "thinking.type", "different"),
+        ({"chat_template_kwargs": {"self": 1, "reasoning_effort": "hgih"}},
+         "chat_template_kwargs.reasoning_effort", "unknown effort"),
+        ({"chat_template_kwargs": {"thinking_budget": 5}}, "chat_template_kwargs.thinking_budget",
+         "set by"),
+        ({"logit_bias": {"1" * 5000: 1}}, "logit_bias", "no token id"),
+        ({"logit_bias": {"064": 1}}, "logit_bias", "no token id"),
+        ({"stop": ["x" * 1025]}, "stop", "1024"),
+        ({"repeat_penalty": 1e-300}, "repeat_penalty", "0.01"),
+        ({"messages": [{"role": "assistant", "content": "a", "reasoning": "b",
+                        "reasoning_content": "c"}]}, "messages[0].reasoning", "different"),
         ({"tools": [{"type": "function"}]}, "tools", "tool calls"),
         ({"tool_choice": "required"}, "tool_choice", "tool calls"),
         ({"response_format": {"type": "json_object"}}, "response_format", "structured output"),
@@ -101,6 +114,8 @@ async def test_chat_fields(make_api, fields, param, words):
 @pytest.mark.parametrize(
     "fields",
     [
+        {"n": None, "stream": None, "stream_options": {"include_usage": None}, "seed": None},
+        {"chat_template_kwargs": {"self": 1, "enable_thinking": True}},
         {"user": "me"}, {"metadata": {"a": "b"}}, {"store": True}, {"service_tier": "auto"},
         {"tools": []}, {"tool_choice": "auto"}, {"response_format": {"type": "text"}},
         {"parallel_tool_calls": False}, {"suffix": None}, {"modalities": ["text"]},
@@ -214,7 +229,42 @@ async def test_a_body_over_the_limit(make_api, chunked):
     assert_error(response, 413, None, "1,000 bytes")
 
 
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/v1/chat/completions", b'{"messages":[' + b"1," * 200_000 + b"1]}"),
+        ("/v1/completions", b'{"prompt":[' + b'1,"",' * 100_000 + b"1]}"),
+        ("/detokenize", b'{"tokens":[' + b'"",' * 200_000 + b"1]}"),
+    ],
+)
+async def test_many_wrong_items_cost_one_error(make_api, path, content):
+    async with make_api() as api:
+        response = await api.client.post(path, content=content)
+    assert response.status_code == 400
+    assert len(response.content) < 3000
+
+
+async def test_a_long_wrong_value_is_not_echoed_whole(make_api):
+    async with make_api() as api:
+        for field in ("model", "reasoning_effort", "x" * 100_000):
+            response = await api.chat(**{field: "y" * 100_000})
+            assert response.status_code in (400, 404)
+            assert len(response.content) < 5000
+
+
+async def test_a_text_that_no_context_could_hold_is_not_tokenized(make_api):
+    async with make_api() as api:
+        for path, body in (
+            ("/tokenize", {"prompt": "x" * 60_000}),
+            ("/v1/completions", {"prompt": "x" * 60_000}),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x" * 60_000}]}),
+        ):
+            response = await api.client.post(path, json=body)
+            assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
 async def test_paths_and_methods_that_do_not_exist(make_api):
     async with make_api() as api:
         assert (await api.client.get("/v1/nothing")).json()["error"]["code"] == "404"
+        assert (await api.client.post("/v1/chat/completions/")).json()["error"]["code"] == "404"
         assert (await api.client.get("/v1/chat/completions")).json()["error"]["code"] == "405"

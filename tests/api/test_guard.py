@@ -37,7 +37,10 @@ async def test_health_and_ready_need_no_key(make_api):
     ("headers", "status"),
     [
         ({"Host": "localhost:8000"}, 200), ({"Host": "127.0.0.1"}, 200), ({"Host": "[::1]:1"}, 200),
-        ({"Host": "evil.example"}, 403), ({"Host": "localhost.evil.example"}, 403),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "[::1"}, 403), ({"Host": "user@localhost"}, 403), ({"Host": "127.0.0.2:1"}, 200),
+        ({"Origin": "http://["}, 403), ({"Origin": "http://localhost.evil"}, 403),
+        ({"Host": "localhost.evil.example"}, 403),
         ({"Origin": "http://evil.example"}, 403), ({"Origin": "null"}, 403),
         ({"Origin": "http://localhost:3000"}, 200),
     ],

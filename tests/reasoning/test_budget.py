@@ -178,7 +178,15 @@ def test_a_tool_call_closes_the_thought_and_is_never_forced_into():
     labelled, force, _ = feed(m, 10, 3, *[11] * 20, 1, 4, 12)
     assert force == ()
     assert (m.used, m.closed_by) == (1, ClosedBy.TOOL_CALL)
-    assert [kind for kind, _ in labelled] == ["REASONING"] + ["CONTENT"] * 24
+    kinds = [kind for kind, _ in labelled]
+    assert kinds == ["REASONING"] + ["CONTENT"] * 21 + ["DELIMITER"] + ["CONTENT"] * 2
+
+
+def test_a_thought_opened_twice_counts_and_is_no_text():
+    m, _ = machine(budget=9)
+    labelled, force, _ = feed(m, 10, 1, 1, 11)
+    assert [kind for kind, _ in labelled] == ["REASONING", "DELIMITER", "DELIMITER", "REASONING"]
+    assert (force, m.used) == ((), 4)
 
 
 def test_the_end_of_generation_in_a_thought_ends_the_thought_alone():
@@ -244,4 +252,6 @@ def test_whatever_is_sampled_the_budget_holds(tokens, budget, inside, family):
     labelled += m.flush()
     # Nothing accepted is lost, doubled or reordered, and the count is exact.
     assert [t for _, t in labelled] == fed
-    assert sum(kind is Kind.REASONING for kind, _ in labelled) == m.used
+    thought = sum(kind is Kind.REASONING for kind, _ in labelled)
+    opened_twice = m.used - thought
+    assert 0 <= opened_twice <= sum(kind is Kind.DELIMITER for kind, _ in labelled)

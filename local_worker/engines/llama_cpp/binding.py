@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import itertools
+import re
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +27,17 @@ if TYPE_CHECKING:
 
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
 _LOAD_MODES = {"memory": lib.LLAMA_LOAD_MODE_NONE, "mmap": lib.LLAMA_LOAD_MODE_MMAP}
+_STRUCTURE = re.compile(r"<\||.*\|>$|</?(think|tool|function|channel|turn)\w*>$|\[/?[A-Z_]+\]$")
 _LOG_LEVEL_WARN = 3
 _LOG_LEVEL_CONT = 5
 
 
 Handle: TypeAlias = Any
 """A pointer that the library gave: ctypes has no type for it."""
+
+
+LONG_TEXT = 4096
+CONTROL_TOKENS_A_CALL = 64
 
 
 class NativeError(Exception):
@@ -94,9 +101,13 @@ class Llama:
         self._memory = lib.llama_get_memory(self._context)
         self._batch = _Batch(config.max_tokens_per_step)
         self._pieces: dict[int, bytes] = {}
+        spellings = sorted(self.control_tokens(), key=len, reverse=True)
+        # `(?!)` matches nothing: a vocabulary without control tokens has none to find.
+        self._control_pattern = re.compile("|".join(map(re.escape, spellings)) or "(?!)")
         self.end_ids = frozenset(
             i for i in range(self.vocab_size) if lib.llama_vocab_is_eog(self._vocab, i)
         )
+        self.end_id_array = np.fromiter(self.end_ids, np.int64)
 
     def _load(self, config: LlamaConfig) -> Handle:
         params = lib.llama_model_default_params()
@@ -148,11 +159,6 @@ class Llama:
         """KV cells the context really has."""
         return int(lib.llama_n_ctx(self._context))
 
-    @property
-    def trained_context(self) -> int:
-        """The context length in the model's own metadata."""
-        return int(lib.llama_model_n_ctx_train(self._model))
-
     def metadata(self, key: str) -> str | None:
         """A value of the model file's metadata as text, or None."""
         size = 256
@@ -186,16 +192,40 @@ class Llama:
         return max(len(text) for text in texts)
 
     def control_tokens(self) -> tuple[str, ...]:
-        """Spellings of the control tokens, those that people's text must not contain."""
-        texts = (
-            lib.llama_vocab_get_text(self._vocab, i).decode(errors="replace")
-            for i in range(self.vocab_size)
-            if lib.llama_vocab_get_attr(self._vocab, i) & lib.LLAMA_TOKEN_ATTR_CONTROL
-        )
-        return tuple(text for text in texts if text.strip())
+        """Spellings of the tokens that structure a prompt, which people's text must not contain.
+
+        Control tokens, and those user-defined ones that look like structure: the tokenizer reads
+        the latter even in plain text, and some models mark tool results with them. The rest of the
+        user-defined tokens (HTML tags, runs of spaces) is text.
+        """
+        user_defined = lib.LLAMA_TOKEN_ATTR_USER_DEFINED
+        found = []
+        for token_id in range(self.vocab_size):
+            attributes = lib.llama_vocab_get_attr(self._vocab, token_id)
+            if attributes & (lib.LLAMA_TOKEN_ATTR_CONTROL | user_defined):
+                text = lib.llama_vocab_get_text(self._vocab, token_id).decode(errors="replace")
+                if text.strip() and (not attributes & user_defined or _STRUCTURE.match(text)):
+                    found.append(text)
+        return tuple(found)
 
     def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
-        """Token ids of a text. Safe to call while another thread decodes."""
+        """Token ids of a text. Safe to call while another thread decodes.
+
+        A long text is cut before control tokens: the library's search for them takes time in the
+        square of their number.
+        """
+        if not parse_special or len(text) < LONG_TEXT:
+            return self._tokenize(text, parse_special=parse_special, add_special=add_special)
+        token_ids: list[int] = []
+        starts = [match.start() for match in self._control_pattern.finditer(text)]
+        borders = [0, *starts[CONTROL_TOKENS_A_CALL::CONTROL_TOKENS_A_CALL], len(text)]
+        for index, (start, end) in enumerate(itertools.pairwise(borders)):
+            token_ids += self._tokenize(
+                text[start:end], parse_special=True, add_special=add_special and index == 0
+            )
+        return token_ids
+
+    def _tokenize(self, text: str, *, parse_special: bool, add_special: bool) -> list[int]:
         data = text.encode()
         room = len(data) + 8
         buffer = (lib.llama_token * room)()

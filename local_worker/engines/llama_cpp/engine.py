@@ -3,26 +3,25 @@
     LOADING -> READY <-> RESTARTING -> FAILED      CLOSED from anywhere
 
 `RESTARTING` still takes requests: they wait, together with those that had yielded nothing when the
-process ended, and all of them are submitted once it is back. A request that was running at
-`MAX_ATTEMPTS` deaths is given up, since it may be the cause.
+process ended, and all of them are submitted once it is back. A request that had been begun by
+`MAX_ATTEMPTS` processes that died is given up, since it may be the cause.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
-import socket
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from local_worker.engines.llama_cpp import messages
+from local_worker.engines.llama_cpp.child import Child
 from local_worker.errors import (
     EngineDiedError,
+    EngineGaveUpError,
     EngineNotReadyError,
     EngineStartError,
     InvalidParameterError,
@@ -64,40 +63,6 @@ class _Pending:
     attempts: int = 0
 
 
-@dataclass(slots=True)
-class _Child:
-    """The running process and the server's end of its socket."""
-
-    process: asyncio.subprocess.Process
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    def send(self, message: messages.Command | messages.LlamaConfig) -> None:
-        if not self.writer.is_closing():
-            self.writer.write(messages.frame(message))
-
-    async def receive(self) -> messages.Event | None:
-        """The next event; None when the process is gone."""
-        try:
-            header = await self.reader.readexactly(messages.HEADER.size)
-            (length,) = messages.HEADER.unpack(header)
-            return messages.event_decoder.decode(await self.reader.readexactly(length))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return None
-
-    async def end(self, grace: float) -> int:
-        """Waits so long for the process to end by itself, then kills it. Returns its status."""
-        try:
-            return await asyncio.wait_for(self.process.wait(), grace)
-        except TimeoutError:
-            self.process.kill()
-            return await self.process.wait()
-        finally:
-            self.writer.close()
-            with contextlib.suppress(ConnectionError):
-                await self.writer.wait_closed()
-
-
 class LlamaCppEngine:
     """Implements `engine.Engine` over one child process.
 
@@ -109,7 +74,7 @@ class LlamaCppEngine:
         self._config = config
         self._state = State.LOADING
         self._info: EngineInfo | None = None
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._pending: dict[str, _Pending] = {}
         self._outbox: list[GenerationRequest] = []
         self._calls: dict[int, asyncio.Future[messages.Answer]] = {}
@@ -117,6 +82,7 @@ class LlamaCppEngine:
         self._stats = EngineStats()
         self._restarts = 0
         self._last_event = time.monotonic()
+        self._failed = asyncio.Event()
         self._settled = asyncio.Event()  # not in the middle of a start
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -181,6 +147,10 @@ class LlamaCppEngine:
         """Gauges as of the last step."""
         return replace(self._stats, restarts=self._restarts)
 
+    async def failed(self) -> None:
+        """Returns when the engine has ended and will not come back."""
+        await self._failed.wait()
+
     async def aclose(self) -> None:
         """Ends the process; whatever still runs ends with `EngineDiedError`."""
         self._enter(State.CLOSED)
@@ -191,27 +161,18 @@ class LlamaCppEngine:
             self._child.send(messages.Shutdown())
             await self._child.end(CLOSE_TIMEOUT)
             self._child = None
-        self._fail_everything(EngineDiedError("the server is stopping"))
+        self._fail_everything(EngineGaveUpError("the server is stopping"))
 
     # -- the child ---------------------------------------------------------------------------
 
     async def _launch(self) -> None:
         """Starts a process; returns when its model is loaded. Raises `EngineStartError`."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "local_worker.engines.llama_cpp.worker"),
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # Ctrl-C is for the server, which ends it in its own time
-            )
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        self._child = child = _Child(process, reader, writer)
+        self._child = child = await Child.launch()
         child.send(self._config)
         try:
             event = await child.receive()
         except asyncio.CancelledError:
-            process.kill()
+            child.kill()
             raise
         if isinstance(event, messages.Ready):
             self._info = event.info
@@ -239,13 +200,15 @@ class LlamaCppEngine:
         finally:
             if self._state is not State.CLOSED:
                 self._enter(State.FAILED)
-                self._fail_everything(EngineDiedError("the engine could not be restarted"))
+                if self._child is not None:
+                    self._child.kill()
+                self._fail_everything(EngineGaveUpError("the engine could not be restarted"))
+                self._failed.set()
 
     async def _serve_one_life(self) -> bool:
         """Returns whether there is another life after this one."""
         if self._child is not None:
             while (event := await self._child.receive()) is not None:
-                self._last_event = time.monotonic()
                 self._dispatch(event)
             self._enter(State.RESTARTING)
             status = await self._child.end(CLOSE_TIMEOUT)
@@ -272,9 +235,11 @@ class LlamaCppEngine:
     def _after_death(self) -> None:
         for pending in list(self._pending.values()):
             if pending.yielded:
-                self._give_up(pending, "the engine ended in the middle of this response")
+                error = EngineDiedError("the engine ended in the middle of this response")
+                self._give_up(pending, error)
             elif pending.attempts >= MAX_ATTEMPTS:
-                self._give_up(pending, f"the engine ended {MAX_ATTEMPTS} times on this request")
+                message = f"the engine ended {MAX_ATTEMPTS} times on this request"
+                self._give_up(pending, EngineGaveUpError(message))
         self._fail_calls(EngineDiedError("the engine ended during this call"))
         self._outbox.clear()
         self._stats = replace(self._stats, running=0, waiting=len(self._pending), kv_used=0)
@@ -286,15 +251,21 @@ class LlamaCppEngine:
             silent = time.monotonic() - self._last_event
             if self._pending and self.ready and silent > STEP_TIMEOUT and self._child:
                 log.error("no decode step for %.0f s: ending the llama.cpp process", silent)
-                self._child.process.kill()
+                self._child.kill()
 
     # -- requests ----------------------------------------------------------------------------
 
     def _dispatch(self, event: messages.Event) -> None:
         if isinstance(event, messages.Stepped):
+            # Only a step is a sign of life: the tokenizer works while the loop hangs.
+            self._last_event = time.monotonic()
             self._stats = event.stats
             for output in event.outputs:
                 self._deliver(output)
+        elif isinstance(event, messages.Begun):
+            for request_id in event.request_ids:
+                if (pending := self._pending.get(request_id)) is not None:
+                    pending.attempts += 1
         elif isinstance(event, messages.Tokens | messages.Text | messages.CallFailed):
             call = self._calls.pop(event.call_id, None)
             if call is not None and not call.done():
@@ -304,7 +275,8 @@ class LlamaCppEngine:
         pending = self._pending.get(output.request_id)
         if pending is None:
             return  # its client went away
-        pending.yielded = pending.yielded or bool(output.deltas) or output.finish is not None
+        shown = bool(output.deltas or output.logprobs) or output.finish is not None
+        pending.yielded = pending.yielded or shown
         pending.outputs.put_nowait(output)
         if output.finish is not None:
             del self._pending[output.request_id]
@@ -314,7 +286,6 @@ class LlamaCppEngine:
             return  # the restart submits everything that waits
         if not self._pending_work():
             self._last_event = time.monotonic()
-        pending.attempts += 1
         if not self._outbox:
             # Together at the end of this turn of the event loop: the choices of one request then
             # always share their first step, and the same seed gives the same text.
@@ -338,8 +309,8 @@ class LlamaCppEngine:
             assert self._child is not None, "ready without a process"
             call: asyncio.Future[messages.Answer] = asyncio.get_running_loop().create_future()
             self._calls[call_id] = call
-            self._child.send(command)
             try:
+                self._child.send(command)
                 answer = await call
             except EngineDiedError:
                 continue
@@ -348,7 +319,7 @@ class LlamaCppEngine:
             if isinstance(answer, messages.CallFailed):
                 raise InvalidParameterError(answer.message, param=answer.param)
             return answer
-        raise EngineDiedError(f"the engine ended {MAX_ATTEMPTS} times on this call")
+        raise EngineGaveUpError(f"the engine ended {MAX_ATTEMPTS} times on this call")
 
     def _enter(self, state: State) -> None:
         self._state = state
@@ -363,9 +334,9 @@ class LlamaCppEngine:
         if self._state in (State.FAILED, State.CLOSED):
             raise EngineNotReadyError("the engine has ended and cannot be restarted")
 
-    def _give_up(self, pending: _Pending, message: str) -> None:
+    def _give_up(self, pending: _Pending, error: EngineDiedError) -> None:
         self._pending.pop(pending.request.request_id, None)
-        pending.outputs.put_nowait(EngineDiedError(message))
+        pending.outputs.put_nowait(error)
 
     def _fail_calls(self, error: Exception) -> None:
         calls, self._calls = self._calls, {}
@@ -373,10 +344,10 @@ class LlamaCppEngine:
             if not call.done():
                 call.set_exception(error)
 
-    def _fail_everything(self, error: Exception) -> None:
+    def _fail_everything(self, error: EngineDiedError) -> None:
         self._fail_calls(error)
         for pending in list(self._pending.values()):
-            self._give_up(pending, str(error))
+            self._give_up(pending, error)
 
 
 def _describe_exit(status: int) -> str:

@@ -97,6 +97,12 @@ class StartFailed(msgspec.Struct, tag=True, frozen=True):
     message: str
 
 
+class Begun(msgspec.Struct, tag=True, frozen=True):
+    """These requests are about to be computed for the first time."""
+
+    request_ids: tuple[str, ...]
+
+
 class Stepped(msgspec.Struct, tag=True, frozen=True):
     """One decode step's outputs."""
 
@@ -127,7 +133,7 @@ class CallFailed(msgspec.Struct, tag=True, frozen=True):
 
 
 Answer = Tokens | Text | CallFailed
-Event = Ready | StartFailed | Stepped | Tokens | Text | CallFailed
+Event = Ready | StartFailed | Begun | Stepped | Tokens | Text | CallFailed
 
 _encoder = msgspec.msgpack.Encoder()
 command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

@@ -14,6 +14,8 @@ import socket
 import sys
 import threading
 import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,37 +69,52 @@ class Channel:
 
 
 class CommandReader(threading.Thread):
-    """Reads commands: answers tokenizer calls, queues everything else for the loop."""
+    """Reads commands: queues them for the loop, and tokenizer calls for a thread of their own.
+
+    A long text takes seconds to tokenize; what others submit or abort must not wait behind it.
+    """
 
     def __init__(self, channel: Channel, llama: Llama) -> None:
         super().__init__(name="commands", daemon=True)
         self.queue: queue.SimpleQueue[messages.Command] = queue.SimpleQueue()
         self._channel = channel
         self._llama = llama
+        self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
 
     def run(self) -> None:
-        """Until the server is gone."""
-        while (body := self._channel.receive()) is not None:
-            command = messages.command_decoder.decode(body)
-            if isinstance(command, messages.Tokenize):
-                self._channel.send(self._tokenize(command))
-            elif isinstance(command, messages.Detokenize):
-                self._channel.send(self._detokenize(command))
-            else:
-                self.queue.put(command)
+        """Until the server is gone, or something unforeseen: the process ends with this thread."""
+        try:
+            while (body := self._channel.receive()) is not None:
+                self._dispatch(messages.command_decoder.decode(body))
+        except BaseException:  # noqa: BLE001 - without its reader the process would be an orphan
+            traceback.print_exc()
+            os._exit(1)
         os._exit(0)
+
+    def _dispatch(self, command: messages.Command) -> None:
+        if isinstance(command, messages.Tokenize | messages.Detokenize):
+            self._tokenizer.submit(self._answer, command)
+        else:
+            self.queue.put(command)
+
+    def _answer(self, call: messages.Tokenize | messages.Detokenize) -> None:
+        try:
+            if isinstance(call, messages.Tokenize):
+                answer = self._tokenize(call)
+            else:
+                answer = self._detokenize(call)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller must not wait for ever
+            answer = messages.CallFailed(call.call_id, f"the tokenizer failed: {error}", "text")
+        self._channel.send(answer)
 
     def _tokenize(self, call: messages.Tokenize) -> messages.Event:
         token_ids: list[int] = []
-        try:
-            for index, segment in enumerate(call.segments):
-                token_ids += self._llama.tokenize(
-                    segment.text,
-                    parse_special=segment.special,
-                    add_special=call.add_special and index == 0,
-                )
-        except NativeError as error:
-            return messages.CallFailed(call.call_id, str(error), "text")
+        for index, segment in enumerate(call.segments):
+            token_ids += self._llama.tokenize(
+                segment.text,
+                parse_special=segment.special,
+                add_special=call.add_special and index == 0,
+            )
         return messages.Tokens(call.call_id, tuple(token_ids))
 
     def _detokenize(self, call: messages.Detokenize) -> messages.Event:
@@ -114,8 +131,11 @@ class CommandReader(threading.Thread):
 class EngineLoop:
     """The step loop: drain commands, plan, run, apply, report."""
 
-    def __init__(self, llama: Llama, scheduler: Scheduler, reader: CommandReader) -> None:
+    def __init__(
+        self, llama: Llama, scheduler: Scheduler, reader: CommandReader, channel: Channel
+    ) -> None:
         self._llama = llama
+        self._channel = channel
         self._scheduler = scheduler
         self._reader = reader
         self._samplers: dict[str, Sampler] = {}
@@ -123,17 +143,22 @@ class EngineLoop:
         self._stopped = False
         self._steps = self._prompt_tokens = self._output_tokens = 0
 
-    def run(self, channel: Channel) -> None:
+    def run(self) -> None:
         """Until `Shutdown`."""
         while not self._stopped:
             self._drain()
             outputs = self.step() if self._scheduler.has_work else []
             ended, self._ended = self._ended, []
-            channel.send(messages.Stepped((*ended, *outputs), self._stats()))
+            self._channel.send(messages.Stepped((*ended, *outputs), self._stats()))
 
     def step(self) -> list[StepOutput]:
         """One decode step for everything that can move."""
         chunks = self._scheduler.plan(time.monotonic())
+        begun = tuple(chunk.sequence.request.request_id for chunk in chunks if chunk.start == 0)
+        if begun:
+            # Before computing anything: should this step be the process' last, the server knows
+            # who was in it.
+            self._channel.send(messages.Begun(begun))
         rows = [row for chunk in chunks for row in _rows(chunk)]
         try:
             logits = self._llama.decode(rows)
@@ -168,6 +193,9 @@ class EngineLoop:
             )
             output = sequence.end(FinishReason.ERROR, time.monotonic(), message)
             self._ended.append(output)
+            return
+        if sequence.turn.is_full:  # the closer of a thought that the template opened took it all
+            self._ended.append(sequence.end(FinishReason.LENGTH, time.monotonic()))
             return
         self._samplers[request.request_id] = Sampler(
             request.sampling, self._llama, request.prompt_token_ids
@@ -280,7 +308,9 @@ def _prefer_this_process_for_the_oom_killer() -> None:
 
 def main() -> None:
     """Entry point of the child: `python -m local_worker.engines.llama_cpp.worker FD`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when this process ends
+    # The server decides when this process ends, also when a whole control group is signalled.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     _prefer_this_process_for_the_oom_killer()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     body = channel.receive()
@@ -296,7 +326,7 @@ def main() -> None:
     reader = CommandReader(channel, llama)
     reader.start()
     scheduler = Scheduler(config.max_num_seqs, llama.kv_capacity, config.max_tokens_per_step)
-    EngineLoop(llama, scheduler, reader).run(channel)
+    EngineLoop(llama, scheduler, reader, channel).run()
     llama.close()
 
 

@@ -107,8 +107,68 @@ async def test_a_process_that_cannot_come_back_fails_everything(running_llama, m
         with pytest.raises(EngineDiedError):
             await waiting
         assert not engine.ready
+        await asyncio.wait_for(engine.failed(), 5)
         with pytest.raises(EngineNotReadyError):
             await engine.tokenize([PromptSegment("x")])
+
+
+async def test_only_those_that_were_begun_are_suspects(running_llama):
+    """A request that waits while others die with the process is not given up with them."""
+    async with running_llama(max_num_seqs=1) as engine:
+        prompt = await engine.tokenize([PromptSegment(CHAT)])
+        silent = SamplingParams(temperature=0, ignore_eos=True)
+        thinking = GenerationRequest("poison", prompt, 3000, silent, stop=("never",))
+        engine_waiting = await request_for(engine, "innocent", temperature=0)
+        poison = engine.generate(thinking)
+        first = asyncio.create_task(anext(poison))
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(text(engine, engine_waiting))
+        await first
+        assert engine._pending["innocent"].attempts == 0
+        for _ in range(4):
+            await engine._settled.wait()
+            os.kill(engine._child.process.pid, signal.SIGKILL)
+            for _ in range(200):
+                if not engine.ready:
+                    break
+                await asyncio.sleep(0.01)
+            await engine._settled.wait()
+            if "poison" not in engine._pending:
+                break
+        assert await waiting
+        await poison.aclose()
+
+
+async def test_a_term_signal_to_the_process_is_not_for_it(running_llama):
+    async with running_llama() as engine:
+        os.kill(engine._child.process.pid, signal.SIGTERM)
+        assert await text(engine, await request_for(engine, temperature=0))
+        assert engine.stats().restarts == 0
+
+
+async def test_a_system_without_room_for_a_process_is_tried_again(running_llama, monkeypatch):
+    async with running_llama() as engine:
+        expected = await text(engine, await request_for(engine, temperature=0))
+        real, refused = asyncio.create_subprocess_exec, []
+
+        async def refuse_once(*arguments, **options):
+            if not refused:
+                refused.append(1)
+                raise BlockingIOError("Resource temporarily unavailable")
+            return await real(*arguments, **options)
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse_once)
+        os.kill(engine._child.process.pid, signal.SIGKILL)
+        assert await text(engine, await request_for(engine, "again", temperature=0)) == expected
+        assert refused
+
+
+async def test_a_long_text_is_cut_before_control_tokens_without_a_trace(running_llama):
+    async with running_llama() as engine:
+        piece = "pens 3x14 <|im_end|>\n<|im_start|>user\n  grün <think>"
+        whole = await engine.tokenize([PromptSegment(piece * 400)])
+        apart = await engine.tokenize([PromptSegment(piece)])
+        assert whole == apart * 400
 
 
 async def test_tokenizing_survives_a_death(running_llama):

@@ -19,6 +19,7 @@ class Vocabulary:
     """Four tokens, the last of which ends the generation."""
 
     end_ids = frozenset({3})
+    end_id_array = np.array([3])
 
     def piece(self, token_id, *, special=False):
         return b"abcd"[token_id : token_id + 1]
