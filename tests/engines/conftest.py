@@ -18,7 +18,8 @@ def llama_config(path, **changes):
 def running_llama(demo_gguf):
     @asynccontextmanager
     async def run(**changes):
-        engine = LlamaCppEngine(llama_config(demo_gguf, **changes))
+        path = changes.pop("model_path", demo_gguf)
+        engine = LlamaCppEngine(llama_config(path, **changes))
         await engine.start()
         try:
             yield engine

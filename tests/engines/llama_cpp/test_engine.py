@@ -149,7 +149,8 @@ async def test_a_term_signal_to_the_process_is_not_for_it(running_llama):
 async def test_a_system_without_room_for_a_process_is_tried_again(running_llama, monkeypatch):
     async with running_llama() as engine:
         expected = await text(engine, await request_for(engine, temperature=0))
-        real, refused = asyncio.create_subprocess_exec, []
+        real = asyncio.create_subprocess_exec
+        refused: list[int] = []
 
         async def refuse_once(*arguments, **options):
             if not refused:
