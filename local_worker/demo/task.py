@@ -38,15 +38,12 @@ class Lesson:
         needed: The part of the thought without which the answer cannot be known; may be empty.
         surplus: What the model thinks on top, as real models do: it changes nothing.
         effort: The cheapest effort level whose budget holds the needed part.
-        learned: Whether the shipped model can do it. It copies only about half of the cities
-            right (see its card), so held-out tasks do not ask for one.
     """
 
     task: Task
     needed: str
     surplus: str
     effort: str
-    learned: bool = True
 
     @property
     def thought(self) -> str:

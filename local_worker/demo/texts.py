@@ -99,7 +99,7 @@ def extract(rng: Random, difficulty: int) -> Lesson:
     text = rng.choice(_RECORDS).format(**record)
     answer = json.dumps({field: record[field] for field in wanted})
     task = ask("extract", difficulty, f"Extract {listed} as JSON.\n{text}", answer)
-    return Lesson(task, "", _restate(record), "none", learned="city" not in wanted)
+    return Lesson(task, "", _restate(record), "none")
 
 
 def classify(rng: Random, difficulty: int) -> Lesson:

@@ -101,4 +101,4 @@ def tool_call(rng: Random, difficulty: int) -> Lesson:
         surplus += f"the {function.result} is {result}\n"
     tools = tuple(each.tool() for each in offered)
     task = Task("tool_call", difficulty, messages, answer, tools)
-    return Lesson(task, "", surplus, "none", learned=function.argument != "city")
+    return Lesson(task, "", surplus, "none")

@@ -212,16 +212,8 @@ def test_tools_are_offered_and_answered() -> None:
 def test_the_mixed_suite_has_every_family_in_equal_parts() -> None:
     suite = mixed_suite(1, 10)
     assert suite == mixed_suite(1, 10)
-    families = [family for family, spec in FAMILIES.items() if spec.in_suite]
-    assert len(families) >= 6
-    assert sorted(task.family for task in suite) == sorted(families * 10)
-
-
-def test_held_out_tasks_ask_for_no_city() -> None:
-    assert all("city" not in json.loads(task.answer) for task in generate("extract", 1, 50))
-    assert all("get_weather" not in task.answer for task in generate("tool_call", 1, 50))
-    with pytest.raises(ValueError, match="extract"):
-        generate("extract", 1, 1, difficulty=5)
+    assert len(FAMILIES) >= 6
+    assert sorted(task.family for task in suite) == sorted([*FAMILIES] * 10)
 
 
 def test_unknown_family() -> None:
