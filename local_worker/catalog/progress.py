@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """Draws one bar per file while its `with` block runs. It is a `fetch.Progress`."""
+    """Draws one bar per file while its `with` block runs, and nothing before the first file.
+
+    It is a `fetch.Progress`.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self._progress = Progress(
@@ -35,7 +38,6 @@ class Bar:
         self._task: TaskID | None = None
 
     def __enter__(self) -> Bar:
-        self._progress.start()
         return self
 
     def __exit__(
@@ -44,10 +46,12 @@ class Bar:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        if self._task is not None:
+            self._progress.stop()
 
     def start(self, name: str, total: int, done: int) -> None:
         """A file begins, with `done` of its `total` bytes here already."""
+        self._progress.start()
         self._task = self._progress.add_task(name, total=total, completed=done)
 
     def advance(self, count: int) -> None:
