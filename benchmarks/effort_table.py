@@ -133,7 +133,7 @@ def plot(path: Path, rows: dict[str, list[Task]], right: dict[str, dict[int, int
     axes.set_ylabel("right answers, %")
     axes.set_ylim(0, 102)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc=(0.02, 0.12))
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
