@@ -57,7 +57,7 @@ class Setup:
 
     model: Path
     llama_bench: Path
-    library: str | None
+    native_folder: str | None
     threads: int
     tokens: int
     repetitions: int
@@ -177,8 +177,8 @@ def measure_theirs(setup: Setup) -> tuple[float, ...]:
         *("--load-mode", LOAD_MODES[setup.load_mode]),
     ]
     environment = dict(os.environ)
-    if setup.library:
-        environment["LD_LIBRARY_PATH"] = setup.library
+    if setup.native_folder:
+        environment["LD_LIBRARY_PATH"] = setup.native_folder
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
     if done.returncode:
         raise SystemExit(f"llama-bench failed: {done.stderr.decode(errors='replace')}")
@@ -230,7 +230,7 @@ def read_arguments() -> tuple[Setup, int]:
     setup = Setup(
         model=options.model,
         llama_bench=options.llama_bench,
-        library=library,
+        native_folder=library,
         threads=options.threads or threads_for(probe_hardware().cpu),
         tokens=options.tokens,
         repetitions=options.repetitions,
