@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from local_worker.api import translate
 from local_worker.api.choices import Choice, stream
 from local_worker.api.events import ClientGoneError
-from local_worker.api.jobs import GONE, Job, Limits, sequences
+from local_worker.api.jobs import GONE, Job, Limits, sequences, tokenize_prompt
 from local_worker.api.render import (
     EffortReport,
     Head,
@@ -113,9 +113,7 @@ async def _prompt(
     variables = translate.template_variables(body, spec, chosen, thinking=thinking)
     template = state.model.chat_template()
     segments = template.render(translate.messages_of(body.messages), variables)
-    size = sum(len(segment.text.encode()) for segment in segments)
-    translate.check_prompt_size(size, state.engine.info, "messages")
-    return segments, await state.engine.tokenize(segments)
+    return segments, await tokenize_prompt(state.engine, segments, "messages")
 
 
 def _thinking_params(

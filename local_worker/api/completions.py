@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from local_worker.api import translate
 from local_worker.api.choices import Choice, stream
 from local_worker.api.events import ClientGoneError
-from local_worker.api.jobs import GONE, Job, Limits, sequences
+from local_worker.api.jobs import GONE, Job, Limits, sequences, tokenize_prompt
 from local_worker.api.render import Head, completion_choice, completion_logprobs, usage
 from local_worker.api.schemas import CompletionBody, parse
 from local_worker.api.state import ApiState, state_of
@@ -120,8 +120,9 @@ async def _prompts(state: ApiState, body: CompletionBody) -> list[tuple[int, ...
 async def _token_ids(state: ApiState, prompt: str | list[int]) -> tuple[int, ...]:
     if isinstance(prompt, str):
         translate.check_text(prompt, "prompt")
-        translate.check_prompt_size(len(prompt.encode()), state.engine.info, "prompt")
-        return await state.engine.tokenize([PromptSegment(prompt)], add_special=True)
+        return await tokenize_prompt(
+            state.engine, [PromptSegment(prompt)], "prompt", add_special=True
+        )
     translate.check_token_ids(prompt, state.model.vocab_size, "prompt")
     return tuple(prompt)
 

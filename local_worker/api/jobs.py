@@ -12,7 +12,7 @@ from local_worker.api.events import EventStream, unless_gone
 from local_worker.types import GenerationRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from starlette.requests import Request
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from local_worker.api.model import ServedModel
     from local_worker.api.schemas import GenerationBody
     from local_worker.api.state import ApiState
-    from local_worker.types import ThinkingParams
+    from local_worker.engine import Engine
+    from local_worker.types import PromptSegment, ThinkingParams
 
 GONE = 499
 """Status for a client that has left; nobody reads it but a log (nginx's convention)."""
@@ -39,6 +40,19 @@ class Limits:
     max_tokens: int
     logprobs: int | None = None
     thinking: ThinkingParams | None = None
+
+
+async def tokenize_prompt(
+    engine: Engine, segments: Sequence[PromptSegment], param: str, *, add_special: bool = False
+) -> tuple[int, ...]:
+    """Token ids of a prompt.
+
+    Raises:
+        ContextLengthError: no context of this model could hold it; no time went into tokens.
+    """
+    size = sum(len(segment.text.encode()) for segment in segments)
+    translate.check_prompt_size(size, engine.info, param)
+    return await engine.tokenize(segments, add_special=add_special)
 
 
 def sequences(

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from local_worker.api import translate
+from local_worker.api.jobs import tokenize_prompt
 from local_worker.api.schemas import DetokenizeBody, TokenizeBody, parse
 from local_worker.api.state import ApiState, state_of
 from local_worker.errors import InvalidParameterError
@@ -95,15 +96,12 @@ async def tokenize(request: Request) -> dict[str, Any]:
     if body.messages is not None:
         template = state.model.chat_template()
         segments = template.render(translate.messages_of(body.messages))
-        size = sum(len(segment.text.encode()) for segment in segments)
-        translate.check_prompt_size(size, state.engine.info, "messages")
-        token_ids = await state.engine.tokenize(segments)
+        token_ids = await tokenize_prompt(state.engine, segments, "messages")
     else:
         text = body.prompt if body.prompt is not None else body.content or ""
         translate.check_text(text, given[0])
-        translate.check_prompt_size(len(text.encode()), state.engine.info, given[0])
-        token_ids = await state.engine.tokenize(
-            [PromptSegment(text)], add_special=bool(add_special)
+        token_ids = await tokenize_prompt(
+            state.engine, [PromptSegment(text)], given[0], add_special=bool(add_special)
         )
     return {
         "tokens": token_ids,

@@ -10,14 +10,13 @@ from local_worker.catalog.fetch import pull
 from local_worker.catalog.load import find, find_quant, load
 from local_worker.catalog.progress import Bar
 from local_worker.catalog.render import render_list, render_model
-from local_worker.catalog.store import Store, default_home
+from local_worker.catalog.store import Store, default_home, present_models
 from local_worker.errors import ModelFileError
 
 if TYPE_CHECKING:
     import argparse
 
     from local_worker.catalog.schema import ModelEntry
-    from local_worker.catalog.store import Present
 
 ACTIONS = {
     "list": "the catalog, and what of it is on this machine",
@@ -43,11 +42,12 @@ def run(options: argparse.Namespace) -> int:
     """Dispatches to the action."""
     catalog, store = load(), Store(default_home(os.environ))
     if options.action == "list":
-        print(render_list(catalog, {m.id: _present(m, store) for m in catalog.models}), end="")
+        print(render_list(catalog, present_models(catalog, store)), end="")
         return 0
     entry = find(catalog, options.name)
     if options.action == "show":
-        print(render_model(entry, _present(entry, store)), end="")
+        here = present_models(catalog, store).get(entry.id, ())
+        print(render_model(entry, here), end="")
         return 0
     return {"pull": _pull, "verify": _verify, "rm": _remove}[options.action](entry, store, options)
 
@@ -75,8 +75,3 @@ def _remove(entry: ModelEntry, store: Store, options: argparse.Namespace) -> int
     freed = store.remove(find_quant(entry, options.quant))
     print(f"{freed / 1e9:.2f} GB freed", file=sys.stderr)
     return 0
-
-
-def _present(entry: ModelEntry, store: Store) -> list[Present]:
-    found = (store.find(artifact) for artifact in entry.artifacts)
-    return [present for present in found if present is not None]

@@ -10,7 +10,7 @@ from local_worker.api.model import ModelCard
 from local_worker.catalog.fetch import pull
 from local_worker.catalog.gguf_facts import check_parts, read_facts
 from local_worker.catalog.guess import guess_thinking
-from local_worker.catalog.load import find, find_file
+from local_worker.catalog.load import find, find_file, is_path
 from local_worker.catalog.plan import LlamaPlan, Wish, plan
 from local_worker.catalog.schema import SamplingDefaults
 from local_worker.engines.llama_cpp.messages import LlamaConfig
@@ -92,8 +92,10 @@ class Resolver:
         if self.machine.software.llama_cpp is None:
             raise EngineStartError("; ".join(backend.missing) or "llama.cpp is not installed")
         name = model or DEFAULT_MODEL
-        path = _as_path(name)
-        found = self._from_file(path, overrides) if path else self._from_catalog(name, overrides)
+        if is_path(name):
+            found = self._from_file(Path(name).expanduser(), overrides)
+        else:
+            found = self._from_catalog(name, overrides)
         return replace(found, reasons=(*backend.reasons, *backend.missing, *found.reasons))
 
     def _from_catalog(self, name: str, overrides: Overrides) -> Resolved:
@@ -145,13 +147,6 @@ class Resolver:
         if isinstance(outcome, LlamaPlan):
             return outcome
         raise DoesNotFitError(outcome.line())
-
-
-def _as_path(name: str) -> Path | None:
-    """A model is named by path when it looks like one."""
-    if name.endswith(".gguf") or "/" in name or name.startswith((".", "~")):
-        return Path(name).expanduser()
-    return None
 
 
 def _card(entry: ModelEntry, path: Path) -> ModelCard:

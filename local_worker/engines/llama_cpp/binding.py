@@ -92,7 +92,6 @@ class Llama:
 
     def __init__(self, config: LlamaConfig) -> None:
         self._log = _NativeLog()
-        self._config = config
         lib.llama_backend_init()
         self._model = self._load(config)
         self._vocab = lib.llama_model_get_vocab(self._model)
@@ -101,7 +100,8 @@ class Llama:
         self._memory = lib.llama_get_memory(self._context)
         self._batch = _Batch(config.max_tokens_per_step)
         self._pieces: dict[int, bytes] = {}
-        spellings = sorted(self.control_tokens(), key=len, reverse=True)
+        self.control_tokens = self._find_control_tokens()
+        spellings = sorted(self.control_tokens, key=len, reverse=True)
         # `(?!)` matches nothing: a vocabulary without control tokens has none to find.
         self._control_pattern = re.compile("|".join(map(re.escape, spellings)) or "(?!)")
         self.end_ids = frozenset(
@@ -191,7 +191,7 @@ class Llama:
         texts = (lib.llama_vocab_get_text(self._vocab, i) for i in range(self.vocab_size))
         return max(len(text) for text in texts)
 
-    def control_tokens(self) -> tuple[str, ...]:
+    def _find_control_tokens(self) -> tuple[str, ...]:
         """Spellings of the tokens that structure a prompt, which people's text must not contain.
 
         Control tokens, and those user-defined ones that look like structure: the tokenizer reads

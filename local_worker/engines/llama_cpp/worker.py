@@ -295,7 +295,7 @@ def describe(llama: Llama, config: messages.LlamaConfig) -> EngineInfo:
         bos_token=llama.piece(bos, special=True).decode() if bos is not None else "",
         eos_token=llama.piece(eos, special=True).decode() if eos is not None else "",
         longest_token=llama.longest_token(),
-        control_tokens=llama.control_tokens(),
+        control_tokens=llama.control_tokens,
     )
 
 
