@@ -1,1 +1,1 @@
-"""Whatever computes tokens. Each engine is imported only when it is chosen: see `registry`."""
+"""Whatever computes tokens. An engine's library is imported in its own process alone."""

@@ -13,7 +13,7 @@ from local_worker.catalog.guess import guess_thinking
 from local_worker.catalog.load import find, find_file, is_path
 from local_worker.catalog.plan import LlamaPlan, Wish, plan
 from local_worker.catalog.schema import SamplingDefaults
-from local_worker.engines.llama_cpp.messages import LlamaConfig
+from local_worker.engines.llama_cpp.config import LlamaConfig
 from local_worker.errors import DoesNotFitError, EngineStartError, ModelFileError
 from local_worker.probe.backend import choose_backend, threads_for
 

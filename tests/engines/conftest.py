@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from local_worker.engines.fake import FakeEngine
+from local_worker.engines.llama_cpp.config import LlamaConfig
 from local_worker.engines.llama_cpp.engine import LlamaCppEngine
-from local_worker.engines.llama_cpp.messages import LlamaConfig
 
 
 def llama_config(path, **changes):

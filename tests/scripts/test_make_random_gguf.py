@@ -9,6 +9,7 @@ import pytest
 
 from local_worker.catalog.gguf import read_header
 from local_worker.catalog.gguf_facts import read_facts
+from local_worker.engines.llama_cpp.config import LlamaConfig
 from scripts import make_random_gguf as script
 
 TINY = sorted(name for name in script.SHAPES if name.startswith("tiny-"))
@@ -125,8 +126,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tmp_path, m
 @pytest.mark.parametrize("shape", TINY)
 def test_llama_cpp_loads_a_tiny_file_and_gives_finite_logits(tmp_path, shape):
     binding = pytest.importorskip("local_worker.engines.llama_cpp.binding")
-    messages = pytest.importorskip("local_worker.engines.llama_cpp.messages")
-    config = messages.LlamaConfig(
+    config = LlamaConfig(
         str(make(tmp_path, shape)), kv_capacity=256, max_model_len=256, max_num_seqs=1
     )
     llama = binding.Llama(config)

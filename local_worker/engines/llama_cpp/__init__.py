@@ -1,8 +1,7 @@
 """llama.cpp as an engine, in a child process of its own.
 
-engine     the port's implementation: owns the child process, restarts it
-child      the process as the server holds it
-messages   what crosses the process border
+engine     the supervised process (see `engines.process`) that runs `worker`
+config     what it loads
 worker     the child: one thread owns model, context and scheduler; another reads commands
 scheduler  which sequences get how many tokens in the next step (pure)
 sequence   one request's tokens and counts (pure)

@@ -1,6 +1,6 @@
 """The llama.cpp process. One thread owns model, context and scheduler; another reads commands.
 
-Started by `engine.LlamaCppEngine` with one end of a socket pair. The reader answers tokenizer calls
+Started by `process.ProcessEngine` with one end of a socket pair. The reader answers tokenizer calls
 itself (the vocabulary is read-only), hands the rest to the loop's queue, and ends the process when
 the server is gone: an orphan would keep the model's memory.
 """
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
-import socket
 import sys
 import threading
 import time
@@ -19,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from local_worker.engines.llama_cpp import messages
+import msgspec
+
 from local_worker.engines.llama_cpp.binding import (
     Llama,
     NativeError,
@@ -27,9 +26,12 @@ from local_worker.engines.llama_cpp.binding import (
     Row,
     library_version,
 )
+from local_worker.engines.llama_cpp.config import LlamaConfig
 from local_worker.engines.llama_cpp.sampling import BadLogitsError, Sampler
 from local_worker.engines.llama_cpp.scheduler import Chunk, Scheduler
 from local_worker.engines.llama_cpp.sequence import Sequence, Status
+from local_worker.engines.process import messages
+from local_worker.engines.process.channel import Channel, open_channel
 from local_worker.types import EngineInfo, EngineStats, FinishReason, StepOutput
 
 if TYPE_CHECKING:
@@ -37,35 +39,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from local_worker.types import GenerationRequest
-
-SEND_BUFFER_BYTES = 4 << 20
-OOM_SCORE = 500
-"""Where memory runs out the kernel should take this process, which is restarted, not the server."""
-
-
-class Channel:
-    """The worker's end of the socket: whole frames in, whole frames out, from two threads."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._lock = threading.Lock()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        self._file = sock.makefile("rb")
-
-    def send(self, message: messages.Event) -> None:
-        """Sends one message; blocks while the server is further behind than the buffer holds."""
-        data = messages.frame(message)
-        with self._lock:
-            self._sock.sendall(data)
-
-    def receive(self) -> bytes | None:
-        """The body of the next frame, None when the server is gone."""
-        header = self._file.read(messages.HEADER.size)
-        if len(header) < messages.HEADER.size:
-            return None
-        (length,) = messages.HEADER.unpack(header)
-        body = self._file.read(length)
-        return body if len(body) == length else None
 
 
 class CommandReader(threading.Thread):
@@ -280,7 +253,7 @@ def _rows(chunk: Chunk) -> list[Row]:
     ]
 
 
-def describe(llama: Llama, config: messages.LlamaConfig) -> EngineInfo:
+def describe(llama: Llama, config: LlamaConfig) -> EngineInfo:
     """What the server is told about the loaded model."""
     bos, eos = llama.bos_id(), llama.eos_id()
     return EngineInfo(
@@ -299,24 +272,13 @@ def describe(llama: Llama, config: messages.LlamaConfig) -> EngineInfo:
     )
 
 
-def _prefer_this_process_for_the_oom_killer() -> None:
-    try:
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
-    except OSError:
-        return  # not Linux, or not allowed: it was a preference
-
-
 def main() -> None:
     """Entry point of the child: `python -m local_worker.engines.llama_cpp.worker FD`."""
-    # The server decides when this process ends, also when a whole control group is signalled.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    _prefer_this_process_for_the_oom_killer()
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    channel = open_channel(sys.argv[1])
     body = channel.receive()
     if body is None:
         return
-    config = messages.config_decoder.decode(body)
+    config = msgspec.msgpack.decode(body, type=LlamaConfig)
     try:
         llama = Llama(config)
     except NativeError as error:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
+from local_worker.engines.llama_cpp.config import LlamaConfig
 from local_worker.engines.llama_cpp.engine import LlamaCppEngine
-from local_worker.engines.llama_cpp.messages import LlamaConfig
 from local_worker.errors import EngineDiedError, EngineNotReadyError, EngineStartError
 from local_worker.types import FinishReason, GenerationRequest, PromptSegment, SamplingParams
 
@@ -99,9 +100,10 @@ async def test_a_response_that_has_begun_ends_with_an_error(running_llama):
 
 
 async def test_a_process_that_cannot_come_back_fails_everything(running_llama, monkeypatch):
-    monkeypatch.setattr("local_worker.engines.llama_cpp.engine.RETRY_DELAYS", (0.0, 0.0))
+    monkeypatch.setattr("local_worker.engines.process.engine.RETRY_DELAYS", (0.0, 0.0))
     async with running_llama() as engine:
-        engine._config = LlamaConfig("/nowhere.gguf", 512, 512, 1)
+        broken = LlamaConfig("/nowhere.gguf", 512, 512, 1)
+        engine._program = replace(engine._program, config=broken)
         waiting = asyncio.create_task(text(engine, await request_for(engine, temperature=0)))
         os.kill(engine._child.process.pid, signal.SIGKILL)
         with pytest.raises(EngineDiedError):
@@ -242,7 +244,7 @@ async def test_leaving_while_prefilling(running_llama):
 
 
 async def test_a_process_that_hangs_is_replaced(running_llama, monkeypatch):
-    monkeypatch.setattr("local_worker.engines.llama_cpp.engine.STEP_TIMEOUT", 0.5)
+    monkeypatch.setattr("local_worker.engines.process.engine.STEP_TIMEOUT", 0.5)
     async with running_llama() as engine:
         expected = await text(engine, await request_for(engine, temperature=0))
         request = await request_for(engine, "again", temperature=0)

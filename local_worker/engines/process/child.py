@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from local_worker.engines.llama_cpp import messages
+from local_worker.engines.process import messages
 from local_worker.errors import EngineStartError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run as an engine process.
+
+    Attributes:
+        name: the engine's, for people.
+        module: run with `-m` and the number of its socket; it speaks `messages`.
+        model: what it loads, for people.
+        config: its first message: whatever the module decodes.
+        env: set for it on top of the server's own environment.
+    """
+
+    name: str
+    module: str
+    model: str
+    config: object
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -21,25 +46,35 @@ class Child:
     writer: asyncio.StreamWriter
 
     @classmethod
-    async def launch(cls) -> Child:
-        """Starts a process. Raises `EngineStartError` when the system has no room for one."""
+    async def launch(cls, program: Program) -> Child:
+        """Starts a process and sends its config.
+
+        Raises:
+            EngineStartError: the system has no room for one.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "local_worker.engines.llama_cpp.worker"),
-                    str(theirs.fileno()),
+                    *(sys.executable, "-m", program.module, str(theirs.fileno())),
                     pass_fds=(theirs.fileno(),),
+                    env={**os.environ, **program.env},
                     start_new_session=True,  # Ctrl-C is for the server, which ends it in due time
                 )
             except OSError as error:
                 ours.close()
-                raise EngineStartError(f"cannot start the llama.cpp process: {error}") from error
+                message = f"cannot start the {program.name} process: {error}"
+                raise EngineStartError(message) from error
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        return cls(process, reader, writer)
+        child = cls(process, reader, writer)
+        child._write(program.config)
+        return child
 
-    def send(self, message: messages.Command | messages.LlamaConfig) -> None:
+    def send(self, message: messages.Command) -> None:
         """Sends one message, unless the process is gone already."""
+        self._write(message)
+
+    def _write(self, message: object) -> None:
         if not self.writer.is_closing():
             self.writer.write(messages.frame(message))
 
@@ -53,9 +88,9 @@ class Child:
             return None
 
     def kill(self) -> None:
-        """Ends the process at once, unless it has ended already."""
+        """Ends the process and all that it started at once, unless they have ended already."""
         with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)  # it leads a session, hence a group
 
     async def end(self, grace: float) -> int:
         """Waits so long for the process to end by itself, then kills it. Returns its status."""
@@ -65,6 +100,7 @@ class Child:
             self.kill()
             return await self.process.wait()
         finally:
+            self.kill()  # a process of its own that outlived it would keep the model's memory
             self.writer.close()
             with contextlib.suppress(ConnectionError):
                 await self.writer.wait_closed()

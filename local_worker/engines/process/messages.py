@@ -1,13 +1,13 @@
-"""What crosses the border between the server and the llama.cpp process.
+"""What crosses the border between the server and an engine process, whichever engine it is.
 
-Frames on a stream socket: four bytes of length, then one MessagePack value. One `Stepped` per
+Frames on a stream socket: four bytes of length, then one MessagePack value. The first one is the
+engine's own configuration; it is answered with `Ready` or `StartFailed`. One `Stepped` per
 decode step carries the outputs of all sequences: never one message per token.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 import msgspec
 
@@ -20,35 +20,6 @@ from local_worker.types import (  # noqa: TC001 - msgspec reads the annotations 
 )
 
 HEADER = struct.Struct("<I")
-
-
-@dataclass(frozen=True, slots=True)
-class LlamaConfig:
-    """How a model is loaded and its context made.
-
-    Attributes:
-        model_path: a GGUF file, or the first of a split one.
-        kv_capacity: KV cells shared by all sequences.
-        max_model_len: prompt and output of one request at the most.
-        max_num_seqs: sequences alive at a time.
-        max_tokens_per_step: rows of one batch at the most.
-        threads: for decoding and prompt chunks alike.
-        kv_type: of the KV cells, `f16` or `q8_0`.
-        gpu_layers: layers on the GPU; -1 is all.
-        cpu_moe_layers: layers whose experts stay on the CPU all the same.
-        load_mode: `memory` reads the weights, `mmap` maps the file.
-    """
-
-    model_path: str
-    kv_capacity: int
-    max_model_len: int
-    max_num_seqs: int
-    max_tokens_per_step: int = 512
-    threads: int = 1
-    kv_type: str = "f16"
-    gpu_layers: int = 0
-    cpu_moe_layers: int = 0
-    load_mode: str = "memory"
 
 
 class Submit(msgspec.Struct, tag=True, frozen=True):
@@ -138,10 +109,9 @@ Event = Ready | StartFailed | Begun | Stepped | Tokens | Text | CallFailed
 _encoder = msgspec.msgpack.Encoder()
 command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
 event_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
-config_decoder = msgspec.msgpack.Decoder(LlamaConfig)
 
 
-def frame(message: Command | Event | LlamaConfig) -> bytes:
-    """The message as bytes to send."""
+def frame(message: object) -> bytes:
+    """A command, an event or an engine's configuration as bytes to send."""
     body = _encoder.encode(message)
     return HEADER.pack(len(body)) + body

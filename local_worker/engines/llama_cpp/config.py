@@ -1,0 +1,34 @@
+"""What the llama.cpp process is told to load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaConfig:
+    """How a model is loaded and its context made.
+
+    Attributes:
+        model_path: a GGUF file, or the first of a split one.
+        kv_capacity: KV cells shared by all sequences.
+        max_model_len: prompt and output of one request at the most.
+        max_num_seqs: sequences alive at a time.
+        max_tokens_per_step: rows of one batch at the most.
+        threads: for decoding and prompt chunks alike.
+        kv_type: of the KV cells, `f16` or `q8_0`.
+        gpu_layers: layers on the GPU; -1 is all.
+        cpu_moe_layers: layers whose experts stay on the CPU all the same.
+        load_mode: `memory` reads the weights, `mmap` maps the file.
+    """
+
+    model_path: str
+    kv_capacity: int
+    max_model_len: int
+    max_num_seqs: int
+    max_tokens_per_step: int = 512
+    threads: int = 1
+    kv_type: str = "f16"
+    gpu_layers: int = 0
+    cpu_moe_layers: int = 0
+    load_mode: str = "memory"

@@ -1,0 +1,7 @@
+"""An engine in a child process of its own: what all such engines share.
+
+engine    the port's implementation: owns the process, restarts it, runs requests again
+child     the process as the server holds it
+messages  what crosses the border
+channel   the process's own end of the border
+"""

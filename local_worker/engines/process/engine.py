@@ -1,0 +1,357 @@
+"""An engine in a process of its own, as the server sees it: started, talked to, restarted.
+
+    LOADING -> READY <-> RESTARTING -> FAILED      CLOSED from anywhere
+
+`RESTARTING` still takes requests: they wait, together with those that had yielded nothing when the
+process ended, and all of them are submitted once it is back. A request that had been begun by
+`MAX_ATTEMPTS` processes that died is given up, since it may be the cause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from local_worker.engines.process import messages
+from local_worker.engines.process.child import Child, Program
+from local_worker.errors import (
+    EngineDiedError,
+    EngineGaveUpError,
+    EngineNotReadyError,
+    EngineStartError,
+    InvalidParameterError,
+)
+from local_worker.types import EngineStats, StepOutput
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from local_worker.types import EngineInfo, GenerationRequest, PromptSegment
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+STEP_TIMEOUT = 600.0
+"""Seconds without a step, while there is work, after which the process counts as hung."""
+CLOSE_TIMEOUT = 5.0
+RETRY_DELAYS = (0.0, 0.2, 0.5, 1.0, 2.0)
+"""Seconds before each attempt to restart; after the last one the engine has failed."""
+
+
+class State(Enum):
+    """Where the engine is; see the transition line of this module."""
+
+    LOADING = auto()
+    READY = auto()
+    RESTARTING = auto()
+    FAILED = auto()
+    CLOSED = auto()
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A request in the engine's care."""
+
+    request: GenerationRequest
+    outputs: asyncio.Queue[StepOutput | Exception] = field(default_factory=asyncio.Queue)
+    yielded: bool = False
+    attempts: int = 0
+
+
+class ProcessEngine:
+    """Implements `engine.Engine` over one child process.
+
+    Args:
+        program: what the child is and loads.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._state = State.LOADING
+        self._info: EngineInfo | None = None
+        self._child: Child | None = None
+        self._pending: dict[str, _Pending] = {}
+        self._outbox: list[GenerationRequest] = []
+        self._calls: dict[int, asyncio.Future[messages.Answer]] = {}
+        self._call_ids = itertools.count()
+        self._stats = EngineStats()
+        self._restarts = 0
+        self._last_event = time.monotonic()
+        self._failed = asyncio.Event()
+        self._settled = asyncio.Event()  # not in the middle of a start
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- the port ----------------------------------------------------------------------------
+
+    @property
+    def info(self) -> EngineInfo:
+        """Facts about the loaded model; raises `EngineNotReadyError` before it is loaded."""
+        if self._info is None:
+            raise EngineNotReadyError("the model is still loading", retry_after=2)
+        return self._info
+
+    @property
+    def ready(self) -> bool:
+        """Whether the process is up with its model loaded."""
+        return self._state is State.READY
+
+    async def start(self) -> None:
+        """Starts the process and waits until the model is loaded."""
+        assert self._state is State.LOADING, self._state
+        await self._launch()
+        self._enter(State.READY)
+        self._tasks = [
+            asyncio.create_task(self._supervise(), name="engine supervisor"),
+            asyncio.create_task(self._watch(), name="engine watchdog"),
+        ]
+
+    async def tokenize(
+        self, segments: Sequence[PromptSegment], *, add_special: bool = False
+    ) -> tuple[int, ...]:
+        """Token ids of the segments, one after the other."""
+        call_id = next(self._call_ids)
+        event = await self._call(call_id, messages.Tokenize(call_id, tuple(segments), add_special))
+        assert isinstance(event, messages.Tokens), event
+        return event.token_ids
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Text of the ids."""
+        call_id = next(self._call_ids)
+        event = await self._call(call_id, messages.Detokenize(call_id, tuple(token_ids)))
+        assert isinstance(event, messages.Text), event
+        return event.text
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        """Outputs of one sequence; see `engine.Engine.generate`."""
+        self._check_open()
+        pending = self._pending[request.request_id] = _Pending(request)
+        self._submit(pending)
+        try:
+            while True:
+                item = await pending.outputs.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item.finish is not None:
+                    return
+        finally:
+            if self._pending.pop(request.request_id, None) is not None and self._child:
+                self._child.send(messages.Abort(request.request_id))
+
+    def stats(self) -> EngineStats:
+        """Gauges as of the last step."""
+        return replace(self._stats, restarts=self._restarts)
+
+    async def failed(self) -> None:
+        """Returns when the engine has ended and will not come back."""
+        await self._failed.wait()
+
+    async def aclose(self) -> None:
+        """Ends the process; whatever still runs ends with `EngineDiedError`."""
+        self._enter(State.CLOSED)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._child is not None:
+            self._child.send(messages.Shutdown())
+            await self._child.end(CLOSE_TIMEOUT)
+            self._child = None
+        self._fail_everything(EngineGaveUpError("the server is stopping"))
+
+    # -- the child ---------------------------------------------------------------------------
+
+    async def _launch(self) -> None:
+        """Starts a process; returns when its model is loaded. Raises `EngineStartError`."""
+        self._child = child = await Child.launch(self._program)
+        try:
+            event = await child.receive()
+        except asyncio.CancelledError:
+            child.kill()
+            raise
+        if isinstance(event, messages.Ready):
+            self._info = event.info
+            self._last_event = time.monotonic()
+            return
+        self._child = None
+        status = await child.end(CLOSE_TIMEOUT)
+        if isinstance(event, messages.StartFailed):
+            raise EngineStartError(
+                f"{self._program.name} cannot load {self._program.model}: {event.message}"
+            )
+        raise EngineStartError(
+            f"the {self._program.name} process ended while it loaded {self._program.model} "
+            f"({_describe_exit(status)})"
+        )
+
+    async def _supervise(self) -> None:
+        """Reads events until the process ends, then starts another one. For ever."""
+        try:
+            while await self._serve_one_life():
+                pass
+        except Exception:
+            log.exception("the supervisor of the %s process failed", self._program.name)
+            raise
+        finally:
+            if self._state is not State.CLOSED:
+                self._enter(State.FAILED)
+                if self._child is not None:
+                    self._child.kill()
+                self._fail_everything(EngineGaveUpError("the engine could not be restarted"))
+                self._failed.set()
+
+    async def _serve_one_life(self) -> bool:
+        """Returns whether there is another life after this one."""
+        if self._child is not None:
+            while (event := await self._child.receive()) is not None:
+                self._dispatch(event)
+            self._enter(State.RESTARTING)
+            status = await self._child.end(CLOSE_TIMEOUT)
+            self._child = None
+            self._restarts += 1
+            log.error(
+                "the %s process ended (%s); restarting it",
+                self._program.name,
+                _describe_exit(status),
+            )
+            self._after_death()
+        return await self._relaunch()
+
+    async def _relaunch(self) -> bool:
+        for attempt, delay in enumerate(RETRY_DELAYS):
+            await asyncio.sleep(delay)
+            try:
+                await self._launch()
+            except EngineStartError as error:
+                log.error("restart %d of %d failed: %s", attempt + 1, len(RETRY_DELAYS), error)  # noqa: TRY400
+                continue
+            self._enter(State.READY)
+            for pending in list(self._pending.values()):
+                self._submit(pending)
+            return True
+        return False
+
+    def _after_death(self) -> None:
+        for pending in list(self._pending.values()):
+            if pending.yielded:
+                error = EngineDiedError("the engine ended in the middle of this response")
+                self._give_up(pending, error)
+            elif pending.attempts >= MAX_ATTEMPTS:
+                message = f"the engine ended {MAX_ATTEMPTS} times on this request"
+                self._give_up(pending, EngineGaveUpError(message))
+        self._fail_calls(EngineDiedError("the engine ended during this call"))
+        self._outbox.clear()
+        self._stats = replace(self._stats, running=0, waiting=len(self._pending), kv_used=0)
+
+    async def _watch(self) -> None:
+        """Ends a process that computes nothing although there is work."""
+        while True:
+            await asyncio.sleep(STEP_TIMEOUT / 20)
+            silent = time.monotonic() - self._last_event
+            if self._pending and self.ready and silent > STEP_TIMEOUT and self._child:
+                log.error("no decode step for %.0f s: ending the engine process", silent)
+                self._child.kill()
+
+    # -- requests ----------------------------------------------------------------------------
+
+    def _dispatch(self, event: messages.Event) -> None:
+        if isinstance(event, messages.Stepped):
+            # Only a step is a sign of life: the tokenizer works while the loop hangs.
+            self._last_event = time.monotonic()
+            self._stats = event.stats
+            for output in event.outputs:
+                self._deliver(output)
+        elif isinstance(event, messages.Begun):
+            for request_id in event.request_ids:
+                if (pending := self._pending.get(request_id)) is not None:
+                    pending.attempts += 1
+        elif isinstance(event, messages.Tokens | messages.Text | messages.CallFailed):
+            call = self._calls.pop(event.call_id, None)
+            if call is not None and not call.done():
+                call.set_result(event)
+
+    def _deliver(self, output: StepOutput) -> None:
+        pending = self._pending.get(output.request_id)
+        if pending is None:
+            return  # its client went away
+        shown = bool(output.deltas or output.logprobs) or output.finish is not None
+        pending.yielded = pending.yielded or shown
+        pending.outputs.put_nowait(output)
+        if output.finish is not None:
+            del self._pending[output.request_id]
+
+    def _submit(self, pending: _Pending) -> None:
+        if self._state is not State.READY or self._child is None:
+            return  # the restart submits everything that waits
+        if not self._pending_work():
+            self._last_event = time.monotonic()
+        if not self._outbox:
+            # Together at the end of this turn of the event loop: the choices of one request then
+            # always share their first step, and the same seed gives the same text.
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outbox.append(pending.request)
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        wanted = tuple(request for request in outbox if request.request_id in self._pending)
+        if wanted and self._child is not None and self._state is State.READY:
+            self._child.send(messages.Submit(wanted))
+
+    def _pending_work(self) -> bool:
+        return self._stats.running + self._stats.waiting > 0
+
+    async def _call(self, call_id: int, command: messages.Command) -> messages.Answer:
+        """Asks the process and waits for the answer; asks the next one when it ends meanwhile."""
+        for _ in range(MAX_ATTEMPTS):
+            await self._settled.wait()
+            self._check_open()
+            assert self._child is not None, "ready without a process"
+            call: asyncio.Future[messages.Answer] = asyncio.get_running_loop().create_future()
+            self._calls[call_id] = call
+            try:
+                self._child.send(command)
+                answer = await call
+            except EngineDiedError:
+                continue
+            finally:
+                self._calls.pop(call_id, None)
+            if isinstance(answer, messages.CallFailed):
+                raise InvalidParameterError(answer.message, param=answer.param)
+            return answer
+        raise EngineGaveUpError(f"the engine ended {MAX_ATTEMPTS} times on this call")
+
+    def _enter(self, state: State) -> None:
+        self._state = state
+        if state is State.RESTARTING:
+            self._settled.clear()
+        else:
+            self._settled.set()
+
+    def _check_open(self) -> None:
+        if self._state is State.LOADING:
+            raise EngineNotReadyError("the model is still loading", retry_after=2)
+        if self._state in (State.FAILED, State.CLOSED):
+            raise EngineNotReadyError("the engine has ended and cannot be restarted")
+
+    def _give_up(self, pending: _Pending, error: EngineDiedError) -> None:
+        self._pending.pop(pending.request.request_id, None)
+        pending.outputs.put_nowait(error)
+
+    def _fail_calls(self, error: Exception) -> None:
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            if not call.done():
+                call.set_exception(error)
+
+    def _fail_everything(self, error: EngineDiedError) -> None:
+        self._fail_calls(error)
+        for pending in list(self._pending.values()):
+            self._give_up(pending, error)
+
+
+def _describe_exit(status: int) -> str:
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
