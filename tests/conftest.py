@@ -14,7 +14,7 @@ import pytest
 from local_worker.demo import gguf_path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend():
     return "asyncio"
 

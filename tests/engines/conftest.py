@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
+from local_worker.demo import gguf_path
 from local_worker.engines.fake import FakeEngine
 from local_worker.engines.llama_cpp.config import LlamaConfig
 from local_worker.engines.llama_cpp.engine import LlamaCppEngine
+from local_worker.engines.vllm.config import VllmConfig
+from local_worker.engines.vllm.engine import ON_CPU, VllmEngine
 
 
 def llama_config(path, **changes):
@@ -29,12 +33,75 @@ def running_llama(demo_gguf):
     return run
 
 
-@pytest.fixture(params=["fake", pytest.param("llama_cpp", marks=pytest.mark.llama)])
-async def engine(request, running_llama):
-    if request.param == "fake":
-        fake = FakeEngine()
-        await fake.start()
-        yield fake
-        return
-    async with running_llama() as llama:
-        yield llama
+@pytest.fixture
+async def fake_engine():
+    engine = FakeEngine()
+    await engine.start()
+    return engine
+
+
+@pytest.fixture
+async def llama_engine(running_llama):
+    async with running_llama() as engine:
+        yield engine
+
+
+@pytest.fixture(
+    params=[
+        "fake",
+        pytest.param("llama", marks=pytest.mark.llama),
+        pytest.param("vllm", marks=pytest.mark.vllm),
+    ]
+)
+def engine(request):
+    return request.getfixturevalue(f"{request.param}_engine")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("llama", marks=pytest.mark.llama),
+        pytest.param("vllm", marks=pytest.mark.vllm),
+    ]
+)
+def sampling_engine(request):
+    """An engine that really samples, which the fake one does not."""
+    return request.getfixturevalue(f"{request.param}_engine")
+
+
+def vllm_config(**changes):
+    args: dict[str, object] = {
+        "dtype": "bfloat16",
+        "enforce_eager": True,
+        "block_size": 32,  # the CPU's own is 128: short prompts would never share a block
+        "kv_cache_memory_bytes": 128 << 20,
+    }
+    values: dict[str, Any] = {
+        "model_path": str(gguf_path().parent),
+        "max_model_len": 4096,
+        "max_num_seqs": 8,
+    }
+    values |= changes
+    args |= values.pop("engine_args", {})
+    return VllmConfig(engine_args=args, **values)
+
+
+@asynccontextmanager
+async def run_vllm(**changes):
+    engine = VllmEngine(vllm_config(**changes), ON_CPU)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+@pytest.fixture
+def running_vllm():
+    return run_vllm
+
+
+@pytest.fixture(scope="session")
+async def vllm_engine():
+    """One for all tests: it takes half a minute to start. A test that kills it gets it back."""
+    async with run_vllm() as engine:
+        yield engine

@@ -143,6 +143,69 @@ async def test_logprobs_come_with_every_content_token(engine):
     assert all(lp.top[0][0] == lp.token for lp in logprobs)  # greedy: the best is the chosen
 
 
+async def text_with(engine, max_tokens=30, text=CHAT, **sampling):
+    request = await request_for(
+        engine, text=text, max_tokens=max_tokens, sampling=SamplingParams(**sampling)
+    )
+    return text_of(await outputs_of(engine, request))
+
+
+async def test_the_same_seed_gives_the_same_text(sampling_engine):
+    hot = {"temperature": 2.0, "max_tokens": 40}
+    runs = [await text_with(sampling_engine, seed=seed, **hot) for seed in (1, 1, 2, 3)]
+    assert runs[0] == runs[1]
+    assert len(set(runs)) == 3
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 1.5, "top_k": 1},
+        {"temperature": 1.5, "top_p": 1e-6},
+        {"temperature": 1.5, "min_p": 1.0},
+    ],
+)
+async def test_each_filter_can_leave_the_best_token_alone(sampling_engine, sampling):
+    greedy = await text_with(sampling_engine, temperature=0)
+    assert await text_with(sampling_engine, **sampling) == greedy
+
+
+async def test_logit_bias_forces_and_forbids(sampling_engine):
+    (token,) = await sampling_engine.tokenize([PromptSegment("7")])
+    forced = {"temperature": 0, "logit_bias": ((token, 100.0),), "ignore_eos": True}
+    assert await text_with(sampling_engine, max_tokens=4, **forced) == "7777"
+    forbidden = await text_with(sampling_engine, temperature=0, logit_bias=((token, -100.0),))
+    assert "7" not in forbidden
+
+
+async def test_a_penalty_wears_a_favourite_out(sampling_engine):
+    (seven,) = await sampling_engine.tokenize([PromptSegment("7")])
+    (eight,) = await sampling_engine.tokenize([PromptSegment("8")])
+    bias = ((seven, 100.0), (eight, 60.0))
+    favoured = {"temperature": 0, "logit_bias": bias, "ignore_eos": True, "max_tokens": 80}
+    assert await text_with(sampling_engine, **favoured) == "7" * 80
+    assert "8" in await text_with(sampling_engine, **favoured, frequency_penalty=2.0)
+
+
+async def test_min_tokens_holds_the_end_off(sampling_engine):
+    request = await request_for(
+        sampling_engine, max_tokens=200, sampling=SamplingParams(temperature=0, min_tokens=150)
+    )
+    outputs = await outputs_of(sampling_engine, request)
+    assert outputs[-1].num_tokens >= 150
+
+
+async def test_an_answer_after_a_forced_closer_is_what_its_own_prompt_gives(sampling_engine):
+    """What follows the closer is the model's answer to prompt, thought and closer, no other."""
+    thought = await thinking(sampling_engine, 5)
+    request = await request_for(sampling_engine, max_tokens=40, thinking=thought)
+    cut = await outputs_of(sampling_engine, request)
+    assert cut[-1].finish.closed_by is ClosedBy.BUDGET
+    again = CHAT + text_of(cut, Channel.REASONING) + "\n</think>\n\n"
+    whole = await outputs_of(sampling_engine, await request_for(sampling_engine, text=again))
+    assert text_of(cut).strip() == text_of(whole).strip()
+
+
 async def test_leaving_early_frees_the_sequence(engine):
     request = await request_for(
         engine, max_tokens=2000, sampling=SamplingParams(temperature=0, ignore_eos=True)

@@ -12,10 +12,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from local_worker.engines.llama_cpp.sequence import Sequence, Status
+from local_worker.engines.process.sequence import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from local_worker.engines.llama_cpp.sequence import CachedSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Chunk:
         samples: whether it reaches the sequence's newest token, whose logits give the next one.
     """
 
-    sequence: Sequence
+    sequence: CachedSequence
     start: int
     token_ids: tuple[int, ...]
     samples: bool
@@ -50,8 +52,8 @@ class Scheduler:
         self._kv_capacity = kv_capacity
         self._max_tokens_per_step = max_tokens_per_step
         self._free_slots = list(range(max_num_seqs - 1, -1, -1))
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []
+        self.waiting: deque[CachedSequence] = deque()
+        self.running: list[CachedSequence] = []
 
     @property
     def reserved_cells(self) -> int:
@@ -68,17 +70,17 @@ class Scheduler:
         """Whether a step would do anything."""
         return bool(self.waiting or self.running)
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: CachedSequence) -> None:
         """Queues a sequence; the caller made sure that it fits the KV buffer at all."""
         assert sequence.status is Status.WAITING
         self.waiting.append(sequence)
 
-    def find(self, request_id: str) -> Sequence | None:
+    def find(self, request_id: str) -> CachedSequence | None:
         """The waiting or running sequence of that request, or None."""
         every = (*self.running, *self.waiting)
         return next((s for s in every if s.request.request_id == request_id), None)
 
-    def remove(self, sequence: Sequence) -> int | None:
+    def remove(self, sequence: CachedSequence) -> int | None:
         """Forgets a sequence. Returns the slot to free, None if it had none."""
         if sequence.slot is None:
             self.waiting.remove(sequence)
@@ -101,7 +103,7 @@ class Scheduler:
                 return  # first come, first served: a smaller one behind it does not overtake
             free_cells -= cells
             sequence = self.waiting.popleft()
-            sequence.start(self._free_slots.pop(), now)
+            sequence.start_in(self._free_slots.pop(), now)
             self.running.append(sequence)
 
     def _chunks(self) -> Iterator[Chunk]:

@@ -1,6 +1,4 @@
-"""One request's tokens and counts. Pure: it is told the time and the sampled tokens.
-
-    WAITING -> RUNNING -> FINISHED
+"""A sequence and its place in llama.cpp's KV cache. Pure, like `process.sequence`.
 
 A sequence has no prefill phase and no decode phase: `num_computed_tokens` chases `num_tokens`.
 Between steps, a running sequence lacks exactly its newest tokens: one sampled token, a forced
@@ -9,49 +7,26 @@ stretch, or what is left of its prompt.
 
 from __future__ import annotations
 
-from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from local_worker.reasoning.turn import Turn
-from local_worker.types import Finish, FinishReason, StepOutput
+from local_worker.engines.process.sequence import Sequence
 
 if TYPE_CHECKING:
-    from local_worker.types import GenerationRequest, TextDelta, TokenLogprob
+    from local_worker.types import GenerationRequest
 
 
-class Status(Enum):
-    """Where a sequence is in its life."""
-
-    WAITING = auto()
-    RUNNING = auto()
-    FINISHED = auto()
-
-
-class Sequence:
-    """State of one request in the engine.
+class CachedSequence(Sequence):
+    """A sequence with cells in the KV cache.
 
     Attributes:
-        token_ids: prompt and output, in order.
-        num_computed_tokens: how many of them are in the KV cache.
+        num_computed_tokens: how many of its tokens are in the cache.
         slot: the KV sequence it owns while running.
     """
 
     def __init__(self, request: GenerationRequest, now: float) -> None:
-        self.request = request
-        self.status = Status.WAITING
+        super().__init__(request, now)
         self.slot: int | None = None
-        self.token_ids: list[int] = list(request.prompt_token_ids)
         self.num_computed_tokens = 0
-        self.turn = Turn(request)
-        self.token_ids.extend(self.turn.begin())
-        self._arrived = now
-        self._started: float | None = None
-        self._first_token: float | None = None
-
-    @property
-    def num_tokens(self) -> int:
-        """Prompt and output tokens known so far."""
-        return len(self.token_ids)
 
     @property
     def num_pending_tokens(self) -> int:
@@ -68,64 +43,7 @@ class Sequence:
         """KV cells it needs at its longest. Reserved at admission: it can never run out."""
         return len(self.request.prompt_token_ids) + self.request.max_tokens
 
-    def start(self, slot: int, now: float) -> None:
-        """WAITING -> RUNNING."""
-        assert self.status is Status.WAITING, self.status
-        self.status = Status.RUNNING
+    def start_in(self, slot: int, now: float) -> None:
+        """WAITING -> RUNNING, in a slot of its own."""
+        self.start(now)
         self.slot = slot
-        self._started = now
-
-    def take(
-        self, token_id: int, piece: bytes, *, ends: bool, logprob: TokenLogprob | None, now: float
-    ) -> tuple[tuple[int, ...], StepOutput]:
-        """Applies one sampled token.
-
-        Returns:
-            The tokens that became part of the sequence (the sampled one unless it was refused,
-            and forced ones), and what to report.
-        """
-        assert self.status is Status.RUNNING, self.status
-        if self._first_token is None:
-            self._first_token = now
-        step = self.turn.step(token_id, piece, ends_generation=ends, logprob=logprob)
-        taken = ((token_id,) if step.accepted else ()) + step.force
-        self.token_ids.extend(taken)
-        finish = None
-        if step.finish is not None:
-            finish = self._finish(step.finish, now)
-        return taken, self._output(step.deltas, step.logprobs, finish)
-
-    def end(self, reason: FinishReason, now: float, error: str | None = None) -> StepOutput:
-        """Ends it from outside: aborted, or an error."""
-        assert self.status is not Status.FINISHED, self.status
-        deltas = self.turn.abandon()
-        return self._output(deltas, (), self._finish(reason, now, error))
-
-    def _finish(self, reason: FinishReason, now: float, error: str | None = None) -> Finish:
-        self.status = Status.FINISHED
-        started = self._started if self._started is not None else now
-        first = self._first_token if self._first_token is not None else now
-        return Finish(
-            reason,
-            closed_by=self.turn.closed_by,
-            stop=self.turn.stop,
-            error=error,
-            queued=started - self._arrived,
-            prefill=first - started,
-            decode=now - first,
-        )
-
-    def _output(
-        self,
-        deltas: tuple[TextDelta, ...],
-        logprobs: tuple[TokenLogprob, ...],
-        finish: Finish | None,
-    ) -> StepOutput:
-        return StepOutput(
-            self.request.request_id,
-            deltas,
-            self.turn.num_tokens,
-            self.turn.num_reasoning_tokens,
-            logprobs,
-            finish,
-        )

@@ -29,9 +29,10 @@ from local_worker.engines.llama_cpp.binding import (
 from local_worker.engines.llama_cpp.config import LlamaConfig
 from local_worker.engines.llama_cpp.sampling import BadLogitsError, Sampler
 from local_worker.engines.llama_cpp.scheduler import Chunk, Scheduler
-from local_worker.engines.llama_cpp.sequence import Sequence, Status
+from local_worker.engines.llama_cpp.sequence import CachedSequence
 from local_worker.engines.process import messages
 from local_worker.engines.process.channel import Channel, open_channel
+from local_worker.engines.process.sequence import Status
 from local_worker.types import EngineInfo, EngineStats, FinishReason, StepOutput
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class EngineLoop:
                 self._stopped = True
 
     def _submit(self, request: GenerationRequest) -> None:
-        sequence = Sequence(request, time.monotonic())
+        sequence = CachedSequence(request, time.monotonic())
         if sequence.reserved_cells > self._llama.kv_capacity:
             message = (
                 f"prompt and output need {sequence.reserved_cells} KV cells and this engine has "
@@ -203,7 +204,9 @@ class EngineLoop:
                 output_row += 1
         return outputs
 
-    def _sample(self, sequence: Sequence, logits: NDArray[np.float32], row: int) -> StepOutput:
+    def _sample(
+        self, sequence: CachedSequence, logits: NDArray[np.float32], row: int
+    ) -> StepOutput:
         sampler = self._samplers[sequence.request.request_id]
         now = time.monotonic()
         try:
@@ -225,7 +228,7 @@ class EngineLoop:
             self._forget(sequence)
         return output
 
-    def _forget(self, sequence: Sequence) -> None:
+    def _forget(self, sequence: CachedSequence) -> None:
         slot = self._scheduler.remove(sequence)
         if slot is not None:
             self._llama.free_slot(slot)

@@ -40,46 +40,6 @@ async def first_output(generator):
     raise AssertionError("no output")
 
 
-async def test_the_same_seed_gives_the_same_text(running_llama):
-    async with running_llama() as engine:
-        hot = {"temperature": 2.0, "max_tokens": 40}
-        runs = [await text(engine, await request_for(engine, seed=s, **hot)) for s in (1, 1, 2, 3)]
-    assert runs[0] == runs[1]
-    assert len(set(runs)) == 3
-
-
-@pytest.mark.parametrize(
-    "sampling",
-    [
-        {"temperature": 1.5, "top_k": 1},
-        {"temperature": 1.5, "top_p": 1e-6},
-        {"temperature": 1.5, "min_p": 1.0},
-    ],
-)
-async def test_each_filter_can_leave_the_best_token_alone(running_llama, sampling):
-    async with running_llama() as engine:
-        greedy = await text(engine, await request_for(engine, temperature=0))
-        assert await text(engine, await request_for(engine, **sampling)) == greedy
-
-
-async def test_logit_bias_forces_and_forbids(running_llama):
-    async with running_llama() as engine:
-        (token,) = await engine.tokenize([PromptSegment("7")])
-        request = await request_for(
-            engine, max_tokens=4, temperature=0, logit_bias=((token, 100.0),), ignore_eos=True
-        )
-        assert await text(engine, request) == "7777"
-        forbidden = await request_for(engine, temperature=0, logit_bias=((token, -100.0),))
-        assert "7" not in await text(engine, forbidden)
-
-
-async def test_min_tokens_holds_the_end_off(running_llama):
-    async with running_llama() as engine:
-        request = await request_for(engine, max_tokens=200, temperature=0, min_tokens=150)
-        outputs = [o async for o in engine.generate(request)]
-    assert outputs[-1].num_tokens >= 150
-
-
 async def test_a_killed_process_is_replaced_and_the_silent_request_runs_again(running_llama):
     async with running_llama() as engine:
         expected = await text(engine, await request_for(engine, temperature=0))

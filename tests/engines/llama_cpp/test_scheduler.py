@@ -3,12 +3,13 @@ from __future__ import annotations
 import pytest
 
 from local_worker.engines.llama_cpp.scheduler import Scheduler
-from local_worker.engines.llama_cpp.sequence import Sequence, Status
+from local_worker.engines.llama_cpp.sequence import CachedSequence
+from local_worker.engines.process.sequence import Status
 from local_worker.types import FinishReason, GenerationRequest
 
 
 def sequence(name, prompt=10, max_tokens=5):
-    return Sequence(GenerationRequest(name, tuple(range(prompt)), max_tokens), now=0.0)
+    return CachedSequence(GenerationRequest(name, tuple(range(prompt)), max_tokens), now=0.0)
 
 
 def scheduler(*sequences, seqs=4, cells=100, budget=16):

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from local_worker.engines.llama_cpp.sequence import Sequence, Status
+from local_worker.engines.llama_cpp.sequence import CachedSequence
+from local_worker.engines.process.sequence import Status
 from local_worker.types import (
     Channel,
     FinishReason,
@@ -16,8 +17,8 @@ TOKENS = ThinkingTokens(start=(1,), end=(2,), close=(3, 2), close_after_newline=
 
 
 def started(**fields):
-    sequence = Sequence(GenerationRequest("r", (9, 8), 10, **fields), now=1.0)
-    sequence.start(slot=0, now=3.0)
+    sequence = CachedSequence(GenerationRequest("r", (9, 8), 10, **fields), now=1.0)
+    sequence.start_in(slot=0, now=3.0)
     sequence.num_computed_tokens = sequence.num_tokens
     return sequence
 
@@ -49,7 +50,7 @@ def test_a_refused_token_never_becomes_part_of_the_sequence():
 
 
 def test_a_closed_thought_of_the_template_is_prefilled_with_the_prompt():
-    sequence = Sequence(
+    sequence = CachedSequence(
         GenerationRequest("r", (9, 8), 10, thinking=ThinkingParams(TOKENS, 0, True)), now=0.0
     )
     assert sequence.token_ids == [9, 8, 3, 2]

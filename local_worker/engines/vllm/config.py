@@ -1,0 +1,25 @@
+"""What the vLLM process is told to load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class VllmConfig:
+    """A model and the arguments of vLLM's engine.
+
+    Attributes:
+        model_path: a folder in Hugging Face's layout.
+        max_model_len: prompt and output of one request at the most.
+        max_num_seqs: sequences that run at a time, in each data-parallel rank.
+        data_parallel_size: ranks that share the requests.
+        engine_args: every other argument, by the name that `vllm.AsyncEngineArgs` gives it.
+    """
+
+    model_path: str
+    max_model_len: int
+    max_num_seqs: int
+    data_parallel_size: int = 1
+    engine_args: dict[str, Any] = field(default_factory=dict)

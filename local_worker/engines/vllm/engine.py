@@ -1,0 +1,45 @@
+"""The vLLM engine: `worker` in a supervised process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from local_worker.engines.process.child import Program
+from local_worker.engines.process.engine import ProcessEngine
+
+if TYPE_CHECKING:
+    from local_worker.engines.vllm.config import VllmConfig
+
+NAME = "vLLM"
+WORKER = "local_worker.engines.vllm.worker"
+
+PRIVATE = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+}
+"""Nothing is reported and nothing is fetched: the weights are here before vLLM starts."""
+
+
+ON_CPU = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+}
+"""For the CPU build: one process less, no cores reserved, and nothing compiled on the way."""
+
+
+class VllmEngine(ProcessEngine):
+    """Implements `engine.Engine`.
+
+    Args:
+        config: what the process loads.
+        env: of the process, besides what keeps it private.
+    """
+
+    def __init__(self, config: VllmConfig, env: dict[str, str] | None = None) -> None:
+        super().__init__(
+            Program(NAME, WORKER, config.model_path, config, {**(env or {}), **PRIVATE})
+        )

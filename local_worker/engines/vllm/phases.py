@@ -1,0 +1,74 @@
+"""What vLLM is asked for on behalf of a sequence: sampling parameters, phase by phase. Pure.
+
+A phase is one vLLM request. The first one starts at the prompt; another follows whenever the turn
+departs from what vLLM sampled: a closer was forced, a token refused, or a token that ends the
+generation closed the thought alone.
+
+End-of-generation tokens are passed as stop tokens and vLLM's own idea of them is switched off, so
+that the turn is the only judge. Stop strings are not passed at all: they are the turn's, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Items
+
+    from local_worker.types import GenerationRequest
+
+_SEED_STEP = 0x9E3779B97F4A7C15
+_SEED_BITS = 63
+MAX_BIAS = 100.0
+"""vLLM clamps a logit bias to this."""
+
+
+def phase_params(
+    request: GenerationRequest, output_ids: Items[int], number: int, end_ids: Items[int]
+) -> dict[str, Any]:
+    """Arguments for `vllm.SamplingParams`.
+
+    Args:
+        request: the sequence's request.
+        output_ids: its output so far, forced tokens included; shorter than its max_tokens.
+        number: phases before this one.
+        end_ids: the model's end-of-generation tokens.
+    """
+    sampling = request.sampling
+    room = request.max_tokens - len(output_ids)
+    assert room > 0, "a full sequence has no next phase"
+    banned = room if sampling.ignore_eos else min(room, sampling.min_tokens - len(output_ids))
+    return {
+        "max_tokens": room,
+        "min_tokens": max(0, banned),
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "repetition_penalty": sampling.repeat_penalty,
+        "logit_bias": _bias(request, output_ids) or None,
+        "seed": (sampling.seed + number * _SEED_STEP) % (1 << _SEED_BITS),
+        "logprobs": sampling.logprobs,
+        "stop_token_ids": list(end_ids),
+        "ignore_eos": True,
+        "detokenize": False,
+    }
+
+
+def _bias(request: GenerationRequest, output_ids: Items[int]) -> dict[int, float]:
+    """The client's bias, and penalties on what earlier phases put out.
+
+    vLLM counts a request's own output, to which a later phase's prompt does not belong. A token
+    that occurs on both sides is charged its presence penalty twice: the one difference to a turn
+    in a single request.
+    """
+    sampling = request.sampling
+    bias = dict(sampling.logit_bias)
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        for token_id, count in Counter(output_ids).items():
+            penalty = sampling.presence_penalty + sampling.frequency_penalty * count
+            bias[token_id] = bias.get(token_id, 0.0) - penalty
+    return {i: max(-MAX_BIAS, min(MAX_BIAS, value)) for i, value in bias.items()}

@@ -1,0 +1,303 @@
+"""The vLLM process: one task for each sequence, over one `AsyncLLM`.
+
+No more sequences are handed to vLLM than it runs at a time; the rest wait here. So it is known
+which ones have begun, and the second phase of a sequence never queues behind others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from local_worker.engines.process import messages
+from local_worker.engines.process.channel import Channel, open_channel
+from local_worker.engines.process.sequence import Sequence, Status
+from local_worker.engines.vllm.chunks import DeadError
+from local_worker.engines.vllm.config import VllmConfig
+from local_worker.engines.vllm.failures import explain
+from local_worker.engines.vllm.phases import phase_params
+from local_worker.engines.vllm.tail import Tail
+from local_worker.types import EngineInfo, EngineStats, FinishReason, TokenLogprob
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from typing import NoReturn
+
+    from local_worker.engines.vllm.binding import Vllm
+    from local_worker.engines.vllm.chunks import Chunk, Logprobs
+    from local_worker.engines.vllm.vocabulary import Vocabulary
+    from local_worker.types import GenerationRequest, StepOutput
+
+HEALTH_SECONDS = 0.2
+
+
+class Sequences:
+    """All sequences of the process, from submission to their one terminal output."""
+
+    def __init__(self, vllm: Vllm, vocabulary: Vocabulary, channel: Channel, room: int) -> None:
+        self._vllm = vllm
+        self._vocabulary = vocabulary
+        self._channel = channel
+        self._gate = asyncio.Semaphore(room)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._outputs: list[StepOutput] = []
+        self._running = self._prompt_tokens = self._output_tokens = 0
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Starts a task for it."""
+        sequence = Sequence(request, time.monotonic())
+        if sequence.turn.is_full:  # the closer of a thought that the template opened took it all
+            self._report(sequence.end(FinishReason.LENGTH, time.monotonic()))
+            return
+        self._tasks[request.request_id] = asyncio.create_task(self._run(sequence))
+
+    def abort(self, request_id: str) -> None:
+        """Ends that sequence; unknown ids are no error."""
+        if (task := self._tasks.get(request_id)) is not None:
+            task.cancel()
+
+    async def _run(self, sequence: Sequence) -> None:
+        try:
+            async with self._gate:
+                self._channel.send(messages.Begun((sequence.request.request_id,)))
+                sequence.start(time.monotonic())
+                self._running += 1
+                try:
+                    await self._generate(sequence)
+                finally:
+                    self._running -= 1
+        except asyncio.CancelledError:
+            self._end(sequence, FinishReason.ABORT)
+        except DeadError as error:
+            end_process(str(error))  # with no word about this sequence: it may be run again
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client must not wait for ever
+            self._end(sequence, FinishReason.ERROR, f"vLLM: {error}")
+        finally:
+            del self._tasks[sequence.request.request_id]
+            self._flush_soon()  # the gauges have changed
+
+    async def _generate(self, sequence: Sequence) -> None:
+        request = sequence.request
+        for number in itertools.count():
+            params = phase_params(
+                request,
+                sequence.token_ids[len(request.prompt_token_ids) :],
+                number,
+                self._vocabulary.end_ids,
+            )
+            stream = self._vllm.generate(
+                f"{request.request_id}.{number}", list(sequence.token_ids), params
+            )
+            async with aclosing(stream):
+                finish = await self._follow(sequence, stream)
+            if sequence.status is Status.FINISHED:
+                return
+            if finish == "length":  # vLLM's own limit came before the request's
+                self._end(sequence, FinishReason.LENGTH)
+                return
+            if finish not in (None, "stop"):
+                self._end(sequence, FinishReason.ERROR, f"vLLM ended the request: {finish}")
+                return
+
+    async def _follow(self, sequence: Sequence, stream: AsyncIterator[Chunk]) -> str | None:
+        """Takes tokens until the phase is over. Returns vLLM's reason if it was vLLM's doing."""
+        async for chunk in stream:
+            if sequence.turn.num_tokens == 0:
+                self._prompt_tokens += len(sequence.request.prompt_token_ids)
+            logprobs = chunk.logprobs or itertools.repeat(None)
+            for token_id, logprob in zip(chunk.token_ids, logprobs, strict=False):
+                if not self._take(sequence, token_id, logprob):
+                    return None
+            if chunk.finish is not None:
+                return chunk.finish
+        return "abort"
+
+    def _take(self, sequence: Sequence, token_id: int, logprob: Logprobs | None) -> bool:
+        """Applies one token. Returns whether what vLLM samples next is still of use."""
+        taken, output = sequence.take(
+            token_id,
+            self._vocabulary.piece(token_id),
+            ends=token_id in self._vocabulary.end_ids,
+            logprob=None if logprob is None else self._token_logprob(token_id, logprob),
+            now=time.monotonic(),
+        )
+        self._output_tokens += len(taken)
+        self._report(output)
+        return taken == (token_id,) and sequence.status is Status.RUNNING
+
+    def _token_logprob(self, token_id: int, logprobs: Logprobs) -> TokenLogprob:
+        piece = self._vocabulary.piece
+        top = tuple((piece(i, special=True), logprob) for i, logprob in logprobs.top)
+        return TokenLogprob(token_id, piece(token_id, special=True), logprobs.chosen, top)
+
+    def _end(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
+        if sequence.status is not Status.FINISHED:
+            self._report(sequence.end(reason, time.monotonic(), error))
+
+    def _report(self, output: StepOutput) -> None:
+        self._flush_soon()
+        self._outputs.append(output)
+
+    def _flush_soon(self) -> None:
+        """Once per turn of the event loop: outputs of one decode step travel together."""
+        if not self._outputs:
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        outputs, self._outputs = self._outputs, []
+        self._channel.send(messages.Stepped(tuple(outputs), self._stats()))
+
+    def _stats(self) -> EngineStats:
+        return EngineStats(
+            waiting=len(self._tasks) - self._running,
+            running=self._running,
+            kv_used=self._vllm.kv_used if self._running else 0,
+            kv_capacity=self._vllm.kv_capacity,
+            steps=self._vllm.steps,
+            prompt_tokens=self._prompt_tokens,
+            output_tokens=self._output_tokens,
+        )
+
+
+class Worker:
+    """Commands in, tasks and answers out."""
+
+    def __init__(
+        self, sequences: Sequences, vllm: Vllm, vocabulary: Vocabulary, channel: Channel
+    ) -> None:
+        self._sequences = sequences
+        self._vllm = vllm
+        self._vocabulary = vocabulary
+        self._channel = channel
+        self._loop = asyncio.get_running_loop()
+        self._closed = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Until `Shutdown`; the process ends where the server or the engine core does."""
+        threading.Thread(target=self._read, daemon=True).start()
+        while not self._closed.is_set():
+            if self._vllm.dead:
+                end_process("vLLM's engine core ended")
+            try:
+                await asyncio.wait_for(self._closed.wait(), HEALTH_SECONDS)
+            except TimeoutError:
+                continue
+
+    def _read(self) -> None:
+        try:
+            while (body := self._channel.receive()) is not None:
+                self._dispatch(messages.command_decoder.decode(body))
+        except BaseException:  # noqa: BLE001 - without its reader the process would be an orphan
+            traceback.print_exc()
+        end_process("the server is gone")
+
+    def _dispatch(self, command: messages.Command) -> None:
+        if isinstance(command, messages.Submit):
+            for request in command.requests:
+                self._loop.call_soon_threadsafe(self._sequences.submit, request)
+        elif isinstance(command, messages.Abort):
+            self._loop.call_soon_threadsafe(self._sequences.abort, command.request_id)
+        elif isinstance(command, messages.Shutdown):
+            self._loop.call_soon_threadsafe(self._closed.set)
+        else:
+            # In a thread: a long text takes seconds, and others' tokens must not wait behind it.
+            self._loop.run_in_executor(None, self._answer, command)
+
+    def _answer(self, call: messages.Tokenize | messages.Detokenize) -> None:
+        try:
+            if isinstance(call, messages.Tokenize):
+                answer: messages.Event = self._tokenize(call)
+            else:
+                answer = self._detokenize(call)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller must not wait for ever
+            answer = messages.CallFailed(call.call_id, f"the tokenizer failed: {error}", "text")
+        self._channel.send(answer)
+
+    def _tokenize(self, call: messages.Tokenize) -> messages.Event:
+        token_ids: list[int] = []
+        for index, segment in enumerate(call.segments):
+            token_ids += self._vocabulary.encode(
+                segment.text,
+                special=segment.special,
+                add_special=call.add_special and index == 0,
+            )
+        return messages.Tokens(call.call_id, tuple(token_ids))
+
+    def _detokenize(self, call: messages.Detokenize) -> messages.Event:
+        size = self._vocabulary.size
+        wrong = next((i for i in call.token_ids if not 0 <= i < size), None)
+        if wrong is not None:
+            message = f"token id {wrong} is outside the vocabulary (0..{size - 1})"
+            return messages.CallFailed(call.call_id, message, "tokens")
+        return messages.Text(call.call_id, self._vocabulary.decode(call.token_ids))
+
+
+def end_process(reason: str) -> NoReturn:
+    """Ends this process and those that vLLM started, at once: nothing may keep the memory."""
+    print(f"local-worker: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - there is no other log here
+    os.killpg(0, signal.SIGKILL)
+    os._exit(1)  # not reached: this process is of the group
+
+
+def describe(vllm: Vllm, vocabulary: Vocabulary, config: VllmConfig, version: str) -> EngineInfo:
+    """What the server is told about the loaded model."""
+    return EngineInfo(
+        engine="vLLM",
+        version=version,
+        model_name=Path(config.model_path).resolve().name,
+        vocab_size=vllm.vocab_size,
+        max_model_len=config.max_model_len,
+        max_num_seqs=config.max_num_seqs * config.data_parallel_size,
+        kv_capacity=vllm.kv_capacity,
+        chat_template=vocabulary.chat_template,
+        bos_token=vocabulary.bos_token,
+        eos_token=vocabulary.eos_token,
+        longest_token=vocabulary.longest_token(),
+        control_tokens=vocabulary.control_tokens,
+    )
+
+
+async def run(channel: Channel, config: VllmConfig) -> None:
+    """Loads the model, says so, serves."""
+    tail = Tail.of_stderr()
+    try:
+        # Here and not above: a broken installation is a failed start, too.
+        from local_worker.engines.vllm.binding import VERSION, Vllm
+        from local_worker.engines.vllm.vocabulary import Vocabulary
+
+        vllm = Vllm(config)
+        vocabulary = Vocabulary(Path(config.model_path), vllm.vocab_size)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is why the start failed
+        channel.send(messages.StartFailed(explain(str(error), tail.lines())))
+        tail.let_through(kept=True)
+        return
+    tail.let_through()
+    channel.send(messages.Ready(describe(vllm, vocabulary, config, VERSION)))
+    room = config.max_num_seqs * config.data_parallel_size
+    await Worker(Sequences(vllm, vocabulary, channel, room), vllm, vocabulary, channel).serve()
+
+
+def main() -> None:
+    """Entry point of the process: `python -m local_worker.engines.vllm.worker FD`."""
+    channel = open_channel(sys.argv[1])
+    body = channel.receive()
+    if body is None:
+        return
+    asyncio.run(run(channel, msgspec.msgpack.decode(body, type=VllmConfig)))
+    # vLLM's own shutdown waits seconds for a core that holds nothing worth saving.
+    end_process("closed")
+
+
+if __name__ == "__main__":
+    main()
