@@ -46,7 +46,7 @@ class RunningServer:
     def output(self):
         return os.pread(self._log.fileno(), 1 << 20, 0).decode()
 
-    def _wait_for(self, pattern, timeout=60.0):
+    def _wait_for(self, pattern, timeout=180.0):
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if match := re.search(pattern, self.output):
@@ -94,5 +94,13 @@ def start_server():
 def demo_server():
     """One server on the embedded model for all tests that only ask it things."""
     server = RunningServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def vllm_server():
+    """The same model, computed by vLLM's CPU build."""
+    server = RunningServer("--engine", "vllm")
     yield server
     server.stop()

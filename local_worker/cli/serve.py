@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from local_worker.catalog.load import load
 from local_worker.catalog.plan import Wish
 from local_worker.catalog.progress import Bar
 from local_worker.catalog.store import Store, default_home
+from local_worker.catalog.vllm_parts import Parallel, VllmWish
 from local_worker.config import ServerConfig
 from local_worker.errors import ConfigError
 from local_worker.probe.software import installed_engines
@@ -25,6 +27,15 @@ if TYPE_CHECKING:
     from local_worker.api.state import ApiState
     from local_worker.serve.resolve import Overrides, Resolved
 
+_OWN_OPTIONS = {
+    "model": "--model",
+    "generation_config": "the request's own sampling parameters",
+    "tensor_parallel_size": "--tensor-parallel",
+    "pipeline_parallel_size": "--pipeline-parallel",
+    "data_parallel_size": "--data-parallel",
+}
+"""Arguments that more than vLLM has to know about."""
+
 API_KEY_VARIABLE = "LOCAL_WORKER_API_KEY"
 
 
@@ -32,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `serve`; defaults are those of `config` and the plan."""
     d = ServerConfig()
     add = parser.add_argument
-    add("--model", metavar="NAME|FILE.gguf", help="a catalog name or a GGUF file (default: demo)")
+    add("--model", metavar="NAME|FILE.gguf|FOLDER",
+        help="a catalog name, a GGUF file, or a folder of safetensors (default: demo)")  # fmt: skip
+    add("--engine", choices=("llama_cpp", "vllm"),
+        help="what computes; the probe and the kind of model decide unless you do")  # fmt: skip
     add("--host", default=d.host, help="address to bind (default: %(default)s)")
     add("--port", type=int, default=d.port, help="port; 0 picks a free one (default: %(default)s)")
     add("--api-key", action="append", default=[], metavar="KEY",
@@ -41,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bind beyond this machine without a key")  # fmt: skip
     add("--offline", action="store_true", help="never fetch weights")
     _add_plan_arguments(parser)
+    _add_vllm_arguments(parser)
     _add_effort_arguments(parser, d)
     add("--max-queue", type=int, default=d.max_queue, metavar="N",
         help="sequences running or waiting at the most (default: %(default)s)")  # fmt: skip
@@ -56,11 +71,25 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--skip-bandwidth", action="store_true",
         help="do not measure memory bandwidth (1 s, once per machine)")  # fmt: skip
     add("--quant", help="quantisation, as `models show` lists them")
-    add("--kv-type", choices=("f16", "q8_0"), help="type of the KV cache")
+    add("--kv-type", choices=("f16", "q8_0", "fp8"),
+        help="type of the KV cache: f16, or smaller (llama.cpp: q8_0, vLLM: fp8)")  # fmt: skip
     add("--gpu-layers", type=int, metavar="N", help="layers on the GPU")
     add("--load-mode", choices=("memory", "mmap"), help="read the weights, or map the file")
     add("--threads", type=int, metavar="N", help="compute threads")
     add("--max-tokens-per-step", type=int, metavar="N", help="token budget of one decode step")
+
+
+def _add_vllm_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("vLLM: several cards and machines, and its own arguments")
+    add = group.add_argument
+    add("--tensor-parallel", type=int, metavar="N",
+        help="cards that share every layer (default: all of one kind)")  # fmt: skip
+    add("--pipeline-parallel", type=int, metavar="N", help="stages that share the layers")
+    add("--data-parallel", type=int, metavar="N", help="copies that share the requests")
+    add("--nodes", type=int, metavar="N", help="machines, joined by Ray")
+    add("--ray-address", metavar="HOST:PORT|auto", help="the head of the Ray cluster")
+    add("--engine-arg", action="append", default=[], metavar="NAME=VALUE",
+        help="an argument of vLLM's engine over the derived one; may be repeated")  # fmt: skip
 
 
 def _add_effort_arguments(parser: argparse.ArgumentParser, d: ServerConfig) -> None:
@@ -94,10 +123,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _serve(resolved: Resolved, config: ServerConfig, listener: socket.socket) -> None:
-    from local_worker.engines.llama_cpp.engine import LlamaCppEngine
+    from local_worker.serve.engines import make_engine
     from local_worker.serve.server import Server
 
-    server = Server(LlamaCppEngine(resolved.config), resolved.card, config, _announce)
+    server = Server(make_engine(resolved.config), resolved.card, config, _announce)
     await server.run(listener)
 
 
@@ -161,7 +190,52 @@ def _overrides(options: argparse.Namespace) -> Overrides:
         gpu_layers=options.gpu_layers,
         load_mode=options.load_mode,
     )
-    return Overrides(wish, options.threads, options.max_tokens_per_step)
+    return Overrides(
+        wish,
+        options.threads,
+        options.max_tokens_per_step,
+        options.engine,
+        VllmWish(parallel=_parallel(options), engine_args=parse_engine_args(options.engine_arg)),
+    )
+
+
+def _parallel(options: argparse.Namespace) -> Parallel:
+    nodes = 1 if options.nodes is None else options.nodes
+    if nodes > 1 and options.ray_address is None:
+        raise ConfigError(
+            "--nodes needs the Ray cluster that joins them: --ray-address HOST:PORT, or "
+            "--ray-address auto on its head"
+        )
+    return Parallel(
+        tensor=options.tensor_parallel,
+        pipeline=options.pipeline_parallel,
+        data=options.data_parallel,
+        nodes=nodes,
+        ray_address=options.ray_address,
+    )
+
+
+def parse_engine_args(pairs: list[str]) -> dict[str, Any]:
+    """`name=value` pairs as arguments: a value is JSON where it reads as such, else text.
+
+    Raises:
+        ConfigError: not a pair, given twice, or an argument that has an option of its own.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        name = name.strip().lstrip("-").replace("-", "_")
+        if not separator or not name.isidentifier():
+            raise ConfigError(f"--engine-arg {pair!r} is not of the form name=value")
+        if name in found:
+            raise ConfigError(f"--engine-arg {name} is given twice")
+        if name in _OWN_OPTIONS:
+            raise ConfigError(f"--engine-arg {name}: use {_OWN_OPTIONS[name]}")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    return found
 
 
 def _say(line: str) -> None:

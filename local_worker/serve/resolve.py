@@ -1,28 +1,35 @@
-"""From what the user named to what gets loaded: catalog, files, plan."""
+"""From what the user named to what gets loaded: catalog, files, plan, engine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from local_worker.api.model import ModelCard
 from local_worker.catalog.fetch import pull
 from local_worker.catalog.gguf_facts import check_parts, read_facts
 from local_worker.catalog.guess import guess_thinking
+from local_worker.catalog.hf_folder import read_folder
 from local_worker.catalog.load import find, find_file, is_path
 from local_worker.catalog.plan import LlamaPlan, Wish, plan
 from local_worker.catalog.schema import SamplingDefaults
+from local_worker.catalog.vllm_parts import VllmPlan, VllmWish, subject_of_folder
+from local_worker.catalog.vllm_plan import plan_vllm
 from local_worker.engines.llama_cpp.config import LlamaConfig
-from local_worker.errors import DoesNotFitError, EngineStartError, ModelFileError
-from local_worker.probe.backend import choose_backend, threads_for
+from local_worker.engines.vllm.config import VllmConfig
+from local_worker.errors import ConfigError, DoesNotFitError, EngineStartError, ModelFileError
+from local_worker.probe.backend import BackendChoice, choose_backend, threads_for
 
 if TYPE_CHECKING:
     from local_worker.catalog.fetch import Progress
     from local_worker.catalog.gguf_facts import GgufFacts
+    from local_worker.catalog.hf_folder import FolderFacts
     from local_worker.catalog.schema import Catalog, ModelEntry
     from local_worker.catalog.store import Store
     from local_worker.probe.hardware import Hardware, Software
+
+EngineName = Literal["llama_cpp", "vllm"]
 
 DEFAULT_MODEL = "demo"
 DEMO_MAX_NUM_SEQS = 32
@@ -50,6 +57,8 @@ class Overrides:
     wish: Wish = field(default_factory=Wish)
     threads: int | None = None
     max_tokens_per_step: int | None = None
+    engine: EngineName | None = None
+    vllm: VllmWish = field(default_factory=VllmWish)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +72,9 @@ class Resolved:
         reasons: a line each, for the user.
     """
 
-    config: LlamaConfig
+    config: LlamaConfig | VllmConfig
     card: ModelCard
-    plan: LlamaPlan
+    plan: LlamaPlan | VllmPlan
     reasons: tuple[str, ...]
 
 
@@ -89,14 +98,92 @@ class Resolver:
             StartupError: unknown, broken, not here, or too large for this machine.
         """
         backend = choose_backend(self.machine.hardware, self.machine.software)
-        if self.machine.software.llama_cpp is None:
-            raise EngineStartError("; ".join(backend.missing) or "llama.cpp is not installed")
         name = model or DEFAULT_MODEL
-        if is_path(name):
-            found = self._from_file(Path(name).expanduser(), overrides)
+        path = Path(name).expanduser() if is_path(name) else None
+        engine = engine_for(path, overrides.engine)
+        self._check_installed(engine, backend)
+        if engine == "llama_cpp" and overrides.vllm != VllmWish():
+            raise ConfigError(
+                "--tensor-parallel, --pipeline-parallel, --data-parallel, --nodes, --ray-address "
+                "and --engine-arg are for vLLM, and llama.cpp loads this model"
+            )
+        if engine == "vllm":
+            found = self._with_vllm(path, name, overrides)
+            return replace(found, reasons=(_why_vllm(overrides), *found.reasons))
+        if path is not None:
+            found = self._from_file(path, overrides)
         else:
             found = self._from_catalog(name, overrides)
         return replace(found, reasons=(*backend.reasons, *backend.missing, *found.reasons))
+
+    def _check_installed(self, engine: EngineName, backend: BackendChoice) -> None:
+        software = self.machine.software
+        if engine == "llama_cpp" and software.llama_cpp is None:
+            raise EngineStartError("; ".join(backend.missing) or "llama.cpp is not installed")
+        if engine == "vllm" and software.vllm is None:
+            raise EngineStartError(
+                "vLLM is not installed: pip install 'local-worker[vllm]' where there is an NVIDIA "
+                "GPU; vLLM's CPU build, where there is none, comes with scripts/install vllm"
+            )
+
+    def _with_vllm(self, path: Path | None, name: str, overrides: Overrides) -> Resolved:
+        if path is None:
+            entry = find(self.catalog, name)
+            if entry.id != DEFAULT_MODEL:
+                raise ConfigError(
+                    f"{entry.id} cannot be pulled for vLLM yet: give --model the folder of its "
+                    "weights in Hugging Face's layout"
+                )
+            present = self.store.find(entry.weights[0])
+            assert present is not None, "the embedded model belongs to the package"
+            facts, card = read_folder(present.files[0].parent), _card(entry, present.files[0])
+        else:
+            facts = read_folder(path)
+            card = ModelCard(
+                names=(facts.name,),
+                thinking=guess_thinking(facts.chat_template, facts.model_type.replace("_", "-")),
+                sampling=SamplingDefaults(),
+                created=int(path.stat().st_mtime),
+            )
+        chosen = self._plan_vllm(facts, overrides)
+        threads = DEMO_THREADS if path is None else threads_for(self.machine.hardware.cpu)
+        config = VllmConfig(
+            model_path=str(facts.path),
+            max_model_len=chosen.max_model_len,
+            max_num_seqs=chosen.max_num_seqs,
+            data_parallel_size=chosen.data_parallel_size,
+            engine_args=chosen.engine_args,
+            on_gpu=bool(self.machine.hardware.nvidia.gpus),
+            ray_address=overrides.vllm.parallel.ray_address,
+            threads=overrides.threads or threads,
+        )
+        return Resolved(config, card, chosen, chosen.reasons)
+
+    def _plan_vllm(self, facts: FolderFacts, overrides: Overrides) -> VllmPlan:
+        wish = overrides.wish
+        for option, value in (("--gpu-layers", wish.gpu_layers), ("--load-mode", wish.load_mode)):
+            if value is not None:
+                raise ConfigError(f"{option} is llama.cpp's: vLLM has no such choice")
+        hardware, given = self.machine.hardware, dict(overrides.vllm.engine_args)
+        if overrides.max_tokens_per_step is not None:
+            given.setdefault("max_num_batched_tokens", overrides.max_tokens_per_step)
+        if (self.machine.software.vllm or "").endswith("+cpu"):
+            hardware = replace(hardware, nvidia=replace(hardware.nvidia, gpus=()))
+        outcome = plan_vllm(
+            hardware,
+            subject_of_folder(facts),
+            replace(
+                overrides.vllm,
+                context=wish.context,
+                max_num_seqs=wish.max_num_seqs,
+                quant=wish.quant,
+                kv_type=wish.kv_type,
+                engine_args=given,
+            ),
+        )
+        if isinstance(outcome, VllmPlan):
+            return outcome
+        raise DoesNotFitError(outcome.line())
 
     def _from_catalog(self, name: str, overrides: Overrides) -> Resolved:
         entry = find(self.catalog, name)
@@ -147,6 +234,30 @@ class Resolver:
         if isinstance(outcome, LlamaPlan):
             return outcome
         raise DoesNotFitError(outcome.line())
+
+
+def engine_for(path: Path | None, asked: EngineName | None) -> EngineName:
+    """The engine that loads it: files are llama.cpp's, folders vLLM's, names the user's choice.
+
+    Args:
+        path: of the model; None for one of the catalog.
+        asked: by the user.
+
+    Raises:
+        ConfigError: the engine that was asked for does not load such a thing.
+    """
+    if path is None:
+        return asked or "llama_cpp"
+    suits: EngineName = "vllm" if path.is_dir() else "llama_cpp"
+    if asked not in (None, suits):
+        thing = "a folder" if path.is_dir() else "a GGUF file"
+        raise ConfigError(f"{path} is {thing}, which --engine {suits} loads, not {asked}")
+    return suits
+
+
+def _why_vllm(overrides: Overrides) -> str:
+    asked = "it was asked for" if overrides.engine else "a model folder is what it loads"
+    return f"vLLM, because {asked}"
 
 
 def _card(entry: ModelEntry, path: Path) -> ModelCard:

@@ -7,6 +7,8 @@ import pytest
 from local_worker import __version__
 from local_worker.cli import main
 from local_worker.cli.chat import Timing, summary
+from local_worker.cli.serve import parse_engine_args
+from local_worker.errors import ConfigError
 
 
 def test_version(capsys):
@@ -92,3 +94,36 @@ def test_the_line_under_an_answer():
         "[11 tokens, 10.0 tokens/s, first after 0.50 s, effort low: 5 of 32 thinking tokens, "
         "closed by model]"
     )
+
+
+def test_engine_arguments_are_json_where_they_read_as_such():
+    found = parse_engine_args(
+        ["seed=7", "dtype=float16", "enforce-eager=True", 'speculative_config={"method": "ngram"}']
+    )
+    assert found == {
+        "seed": 7,
+        "dtype": "float16",
+        "enforce_eager": True,
+        "speculative_config": {"method": "ngram"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (["seed"], "name=value"),
+        (["=7"], "name=value"),
+        (["a b=7"], "name=value"),
+        (["seed=1", "seed=2"], "given twice"),
+        (["model=x"], "use --model"),
+        (["tensor-parallel-size=2"], "use --tensor-parallel"),
+    ],
+)
+def test_engine_arguments_that_are_none(pairs, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_engine_args(pairs)
+
+
+def test_several_nodes_need_the_cluster_that_joins_them(capsys):
+    assert main(["serve", "--nodes", "2", "--port", "0"]) == 1
+    assert "--ray-address" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from local_worker.engines.fake import FakeEngine
 from local_worker.engines.llama_cpp.config import LlamaConfig
 from local_worker.engines.llama_cpp.engine import LlamaCppEngine
 from local_worker.engines.vllm.config import VllmConfig
-from local_worker.engines.vllm.engine import ON_CPU, VllmEngine
+from local_worker.engines.vllm.engine import VllmEngine
 
 
 def llama_config(path, **changes):
@@ -87,7 +87,7 @@ def vllm_config(**changes):
 
 @asynccontextmanager
 async def run_vllm(**changes):
-    engine = VllmEngine(vllm_config(**changes), ON_CPU)
+    engine = VllmEngine(vllm_config(**changes))
     await engine.start()
     try:
         yield engine

@@ -7,13 +7,19 @@ import json
 import openai
 import pytest
 
-pytestmark = pytest.mark.llama
-
 INVOICE = [{"role": "user", "content": "Add up this invoice.\npens 3x14\ncups 2x9\nlamps 4x5"}]
 
 
-@pytest.fixture(scope="module")
-def client(demo_server):
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("demo_server", marks=pytest.mark.llama),
+        pytest.param("vllm_server", marks=[pytest.mark.vllm, pytest.mark.timeout(300)]),
+    ],
+    ids=["llama", "vllm"],
+)
+def client(request):
+    demo_server = request.getfixturevalue(request.param)
     with openai.OpenAI(base_url=demo_server.url + "/v1", api_key="none", max_retries=0) as client:
         yield client
 
@@ -132,6 +138,7 @@ def test_errors_arrive_as_the_clients_own(client, fields, error, param):
     assert caught.value.param == param
 
 
+@pytest.mark.llama
 def test_a_body_of_100_megabytes(demo_server):
     body = json.dumps({"messages": [{"role": "user", "content": "x" * 100_000_000}]})
     with demo_server.client() as client:

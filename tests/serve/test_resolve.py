@@ -7,8 +7,10 @@ import pytest
 from local_worker.catalog.load import load
 from local_worker.catalog.plan import Wish
 from local_worker.catalog.store import Store
+from local_worker.catalog.vllm_parts import Parallel, VllmWish
 from local_worker.errors import (
     CatalogError,
+    ConfigError,
     DoesNotFitError,
     EngineStartError,
     ModelFileError,
@@ -21,10 +23,10 @@ GB = 10**9
 
 @pytest.fixture
 def resolve(tmp_path):
-    def run(model=None, overrides=None, *, memory=32 * GB, llama="0.3.36"):
+    def run(model=None, overrides=None, *, memory=32 * GB, llama="0.3.36", vllm="0.32.0+cpu"):
         cpu = Cpu("a processor", "x86_64", logical_cores=8, usable_cores=8.0)
         hardware = Hardware("linux", "Debian", cpu, Memory(memory, memory))
-        machine = Machine(hardware, Software(llama_cpp=llama))
+        machine = Machine(hardware, Software(llama_cpp=llama, vllm=vllm))
         resolver = Resolver(machine, load(), Store(tmp_path))
         return resolver.resolve(model, overrides or Overrides())
 
@@ -76,3 +78,73 @@ def test_an_unknown_name_gets_near_ones(resolve):
 def test_without_llama_cpp_it_says_what_to_install(resolve):
     with pytest.raises(EngineStartError, match="pip install"):
         resolve(llama=None)
+
+
+@pytest.fixture
+def folder(demo_gguf, tmp_path):
+    target = tmp_path / "mine"
+    shutil.copytree(demo_gguf.parent, target, ignore=shutil.ignore_patterns("*.gguf"))
+    return target
+
+
+def test_a_folder_is_vllms_and_thinks_as_its_template_says(resolve, folder):
+    resolved = resolve(str(folder))
+    assert resolved.card.names == ("mine",)
+    assert resolved.card.thinking.start == "<think>"
+    assert resolved.config.model_path == str(folder)
+    assert (resolved.config.on_gpu, resolved.config.threads) == (False, 7)
+    assert "vLLM" in resolved.reasons[0]
+
+
+def test_the_embedded_model_by_the_other_engine(resolve, demo_gguf):
+    resolved = resolve("demo", Overrides(engine="vllm"))
+    assert resolved.card.names[0] == "demo"
+    assert resolved.config.model_path == str(demo_gguf.parent)
+    assert resolved.config.threads == 1
+
+
+def test_what_the_user_sets_reaches_vllm(resolve, folder):
+    wish = Wish(context=2048, max_num_seqs=4)
+    args = {"seed": 7}
+    overrides = Overrides(wish, threads=3, max_tokens_per_step=99, vllm=VllmWish(engine_args=args))
+    config = resolve(str(folder), overrides).config
+    assert (config.max_model_len, config.max_num_seqs, config.threads) == (2048, 4, 3)
+    assert config.engine_args["seed"] == 7
+    assert config.engine_args["max_num_batched_tokens"] == 99
+
+
+def test_an_engine_that_does_not_load_such_a_thing(resolve, folder, demo_gguf):
+    with pytest.raises(ConfigError, match="a folder, which --engine vllm loads"):
+        resolve(str(folder), Overrides(engine="llama_cpp"))
+    with pytest.raises(ConfigError, match="a GGUF file, which --engine llama_cpp loads"):
+        resolve(str(demo_gguf), Overrides(engine="vllm"))
+
+
+@pytest.mark.parametrize(
+    "wish", [VllmWish(parallel=Parallel(tensor=2)), VllmWish(engine_args={"seed": 1})]
+)
+def test_options_of_vllm_do_nothing_for_llama_cpp(resolve, wish):
+    with pytest.raises(ConfigError, match="are for vLLM"):
+        resolve("demo", Overrides(vllm=wish))
+
+
+@pytest.mark.parametrize("wish", [Wish(gpu_layers=3), Wish(load_mode="mmap")])
+def test_options_of_llama_cpp_do_nothing_for_vllm(resolve, folder, wish):
+    with pytest.raises(ConfigError, match=r"is llama\.cpp's"):
+        resolve(str(folder), Overrides(wish))
+
+
+def test_without_vllm_it_says_what_to_install(resolve, folder):
+    with pytest.raises(EngineStartError, match="vLLM is not installed: pip install"):
+        resolve(str(folder), vllm=None)
+
+
+def test_what_does_not_fit_vllm_is_one_line(resolve, folder):
+    with pytest.raises(DoesNotFitError, match="does not divide the model's 4 heads"):
+        resolve(str(folder), Overrides(vllm=VllmWish(parallel=Parallel(tensor=3))))
+
+
+def test_a_folder_that_is_no_model(resolve, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelFileError, match=r"has no config\.json"):
+        resolve(str(tmp_path / "empty"))

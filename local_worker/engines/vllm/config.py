@@ -16,6 +16,9 @@ class VllmConfig:
         max_num_seqs: sequences that run at a time, in each data-parallel rank.
         data_parallel_size: ranks that share the requests.
         engine_args: every other argument, by the name that `vllm.AsyncEngineArgs` gives it.
+        on_gpu: whether it computes on GPUs.
+        threads: for computing without a GPU.
+        ray_address: of the Ray cluster's head; None where there is none to join.
     """
 
     model_path: str
@@ -23,3 +26,6 @@ class VllmConfig:
     max_num_seqs: int
     data_parallel_size: int = 1
     engine_args: dict[str, Any] = field(default_factory=dict)
+    on_gpu: bool = False
+    threads: int = 1
+    ray_address: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from local_worker.engines.process.child import Program
@@ -25,7 +26,6 @@ PRIVATE = {
 ON_CPU = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
     "TORCHDYNAMO_DISABLE": "1",
 }
 """For the CPU build: one process less, no cores reserved, and nothing compiled on the way."""
@@ -36,10 +36,19 @@ class VllmEngine(ProcessEngine):
 
     Args:
         config: what the process loads.
-        env: of the process, besides what keeps it private.
     """
 
-    def __init__(self, config: VllmConfig, env: dict[str, str] | None = None) -> None:
-        super().__init__(
-            Program(NAME, WORKER, config.model_path, config, {**(env or {}), **PRIVATE})
-        )
+    def __init__(self, config: VllmConfig) -> None:
+        super().__init__(Program(NAME, WORKER, config.model_path, config, environment(config)))
+
+
+def environment(config: VllmConfig) -> dict[str, str]:
+    """What is set for the process, on top of the server's own environment."""
+    ray = {"RAY_ADDRESS": config.ray_address, "RAY_USAGE_STATS_ENABLED": "0"}
+    quiet = {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")}
+    return (
+        PRIVATE
+        | quiet
+        | ({} if config.on_gpu else ON_CPU | {"OMP_NUM_THREADS": str(config.threads)})
+        | {name: value for name, value in ray.items() if value is not None}
+    )

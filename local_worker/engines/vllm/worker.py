@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from local_worker.types import GenerationRequest, StepOutput
 
 HEALTH_SECONDS = 0.2
+LAST_WORDS_SECONDS = 0.5
+"""For what a dying child has printed to arrive."""
 
 
 class Sequences:
@@ -270,7 +272,7 @@ def describe(vllm: Vllm, vocabulary: Vocabulary, config: VllmConfig, version: st
 
 async def run(channel: Channel, config: VllmConfig) -> None:
     """Loads the model, says so, serves."""
-    tail = Tail.of_stderr()
+    tail = Tail.begin()
     try:
         # Here and not above: a broken installation is a failed start, too.
         from local_worker.engines.vllm.binding import VERSION, Vllm
@@ -279,8 +281,10 @@ async def run(channel: Channel, config: VllmConfig) -> None:
         vllm = Vllm(config)
         vocabulary = Vocabulary(Path(config.model_path), vllm.vocab_size)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is why the start failed
-        channel.send(messages.StartFailed(explain(str(error), tail.lines())))
-        tail.let_through(kept=True)
+        traceback.print_exc()
+        await asyncio.sleep(LAST_WORDS_SECONDS)
+        cause = explain(str(error), tail.lines())
+        channel.send(messages.StartFailed(f"{cause} (all that vLLM said: {tail.save()})"))
         return
     tail.let_through()
     channel.send(messages.Ready(describe(vllm, vocabulary, config, VERSION)))
