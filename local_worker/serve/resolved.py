@@ -1,0 +1,76 @@
+"""What resolving a model takes and gives: the machine, the user's overrides, what to load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from local_worker.api.model import ModelCard
+from local_worker.catalog.plan import Wish
+from local_worker.catalog.vllm_parts import VllmWish
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from local_worker.catalog.plan import LlamaPlan
+    from local_worker.catalog.schema import ModelEntry
+    from local_worker.catalog.vllm_parts import VllmPlan
+    from local_worker.engines.llama_cpp.config import LlamaConfig
+    from local_worker.engines.vllm.config import VllmConfig
+    from local_worker.probe.hardware import Hardware, Software
+
+EngineName = Literal["llama_cpp", "vllm"]
+
+DEFAULT_MODEL = "demo"
+DEMO_MAX_NUM_SEQS = 32
+"""The embedded model is so small that many sequences cost nothing."""
+
+DEMO_THREADS = 1
+"""A step of it is over before a second thread has woken up, and threads that wait for one another
+spin: with a busy neighbour that costs far more than they save."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What there is to plan with."""
+
+    hardware: Hardware
+    software: Software
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the user set by hand; None leaves it to the plan."""
+
+    wish: Wish = field(default_factory=Wish)
+    threads: int | None = None
+    max_tokens_per_step: int | None = None
+    engine: EngineName | None = None
+    vllm: VllmWish = field(default_factory=VllmWish)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What to load, how, and why.
+
+    Attributes:
+        config: for the engine.
+        card: for the API.
+        plan: the plan it came from.
+        reasons: a line each, for the user.
+    """
+
+    config: LlamaConfig | VllmConfig
+    card: ModelCard
+    plan: LlamaPlan | VllmPlan
+    reasons: tuple[str, ...]
+
+
+def card_of(entry: ModelEntry, path: Path) -> ModelCard:
+    """What the catalog knows about a model, for the API. `path` dates it."""
+    return ModelCard(
+        names=entry.names,
+        thinking=entry.thinking,
+        sampling=entry.sampling,
+        created=int(path.stat().st_mtime),
+    )

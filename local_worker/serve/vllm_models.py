@@ -1,0 +1,149 @@
+"""Models for vLLM: a folder by path, a repository of the catalog, or the embedded model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from local_worker.api.model import ModelCard
+from local_worker.catalog.fetch_repo import find_repo, pull_repo
+from local_worker.catalog.guess import guess_thinking
+from local_worker.catalog.hf_folder import read_folder
+from local_worker.catalog.schema import SamplingDefaults
+from local_worker.catalog.vllm_parts import (
+    VllmPlan,
+    VllmSubject,
+    VllmWish,
+    subject_of_entry,
+    subject_of_folder,
+)
+from local_worker.catalog.vllm_plan import plan_vllm
+from local_worker.engines.vllm.config import VllmConfig
+from local_worker.errors import ConfigError, DoesNotFitError, EngineStartError, ModelFileError
+from local_worker.probe.backend import threads_for, vllm_obstacle
+from local_worker.serve.resolved import DEMO_THREADS, Resolved, card_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from local_worker.catalog.fetch import Progress
+    from local_worker.catalog.hf_folder import FolderFacts
+    from local_worker.catalog.schema import ModelEntry
+    from local_worker.catalog.store import Store
+    from local_worker.probe.hardware import Hardware
+    from local_worker.serve.resolved import Machine, Overrides
+
+
+@dataclass(frozen=True, slots=True)
+class VllmModels:
+    """Finds, fetches and plans them for one machine.
+
+    Args:
+        progress: is told how a download goes on; None forbids downloads.
+    """
+
+    machine: Machine
+    store: Store
+    progress: Progress | None = None
+
+    def from_folder(self, path: Path, overrides: Overrides) -> Resolved:
+        """The model in a folder in Hugging Face's layout."""
+        facts = read_folder(path)
+        card = ModelCard(
+            names=(facts.name,),
+            thinking=guess_thinking(facts.chat_template, facts.model_type.replace("_", "-")),
+            sampling=SamplingDefaults(),
+            created=int(path.stat().st_mtime),
+        )
+        return self._resolved(facts, card, overrides)
+
+    def embedded(self, entry: ModelEntry, overrides: Overrides) -> Resolved:
+        """The model of the package: its weights lie beside the GGUF file."""
+        present = self.store.find(entry.weights[0])
+        assert present is not None, "the embedded model belongs to the package"
+        overrides = replace(overrides, threads=overrides.threads or DEMO_THREADS)
+        facts = read_folder(present.files[0].parent)
+        return self._resolved(facts, card_of(entry, present.files[0]), overrides)
+
+    def from_entry(self, entry: ModelEntry, overrides: Overrides) -> Resolved:
+        """The weights of a catalog model that suit the card, fetched if they are not here."""
+        subject = subject_of_entry(entry)
+        chosen = self._plan(subject, overrides)
+        repo = chosen.weights.repo
+        assert repo is not None, "a catalog plan names its repository"
+        present = find_repo(self.store, repo)
+        if present is None and self.progress is None:
+            raise ModelFileError(
+                f"the weights of {entry.id} for vLLM ({repo}) are not on this machine and "
+                f"--offline was given; fetch them first: "
+                f"local-worker models pull {entry.id} --engine vllm --quant {chosen.weights.quant}"
+            )
+        present = present or pull_repo(self.store, repo, progress=self.progress)
+        facts = read_folder(present.files[0].parent)
+        # Planned again from the files themselves: the catalog only estimates their size.
+        return self._resolved(facts, card_of(entry, present.files[0]), overrides, entry.id)
+
+    def _resolved(
+        self, facts: FolderFacts, card: ModelCard, overrides: Overrides, name: str | None = None
+    ) -> Resolved:
+        subject = subject_of_folder(facts)
+        if name is not None:  # the choice among the catalog's formats was made
+            subject = replace(subject, name=name)
+            overrides = replace(overrides, wish=replace(overrides.wish, quant=None))
+        chosen = self._plan(subject, overrides)
+        config = VllmConfig(
+            model_path=str(facts.path),
+            max_model_len=chosen.max_model_len,
+            max_num_seqs=chosen.max_num_seqs,
+            data_parallel_size=chosen.data_parallel_size,
+            engine_args=chosen.engine_args,
+            on_gpu=bool(self._hardware().nvidia.gpus),
+            ray_address=overrides.vllm.parallel.ray_address,
+            threads=overrides.threads or threads_for(self.machine.hardware.cpu),
+        )
+        return Resolved(config, card, chosen, chosen.reasons)
+
+    def _plan(self, subject: VllmSubject, overrides: Overrides) -> VllmPlan:
+        outcome = plan_vllm(self._hardware(), subject, wish_of(overrides))
+        if isinstance(outcome, VllmPlan):
+            return outcome
+        raise DoesNotFitError(outcome.line())
+
+    def _hardware(self) -> Hardware:
+        """Without the GPUs where vLLM is the CPU build, which uses none.
+
+        Raises:
+            EngineStartError: its GPU build is installed and cannot run on this machine.
+        """
+        hardware, version = self.machine.hardware, self.machine.software.vllm or ""
+        if version.endswith("+cpu"):
+            return replace(hardware, nvidia=replace(hardware.nvidia, gpus=()))
+        if (obstacle := vllm_obstacle(hardware)) is not None:
+            raise EngineStartError(
+                f"vLLM {version} cannot run here: {obstacle}; without --engine vllm, llama.cpp "
+                "serves the model's GGUF file"
+            )
+        return hardware
+
+
+def wish_of(overrides: Overrides) -> VllmWish:
+    """What the user set, in the terms of vLLM's planner.
+
+    Raises:
+        ConfigError: an option that only llama.cpp has.
+    """
+    wish = overrides.wish
+    for option, value in (("--gpu-layers", wish.gpu_layers), ("--load-mode", wish.load_mode)):
+        if value is not None:
+            raise ConfigError(f"{option} is llama.cpp's: vLLM has no such choice")
+    given = dict(overrides.vllm.engine_args)
+    if overrides.max_tokens_per_step is not None:
+        given.setdefault("max_num_batched_tokens", overrides.max_tokens_per_step)
+    return replace(
+        overrides.vllm,
+        context=wish.context,
+        max_num_seqs=wish.max_num_seqs,
+        quant=wish.quant,
+        kv_type=wish.kv_type,
+        engine_args=given,
+    )
