@@ -143,12 +143,13 @@ def main() -> int:
     """Runs the table. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--url", help="a running server (default: starts one)")
+    parser.add_argument("--engine", default="llama_cpp", help="of the server that is started")
     parser.add_argument("--tasks", type=int, default=200, help="held-out tasks a row")
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--plot", type=Path, help="write the plot to this SVG file")
     options = parser.parse_args()
     rows = suites(options.tasks)
-    with server_at(options.url) as url:
+    with server_at(options.url, "--engine", options.engine) as url:
         right = asyncio.run(table(url, rows, options.temperature))
     print(markdown(rows, right))
     if options.plot:

@@ -90,12 +90,13 @@ def main() -> int:
     """Runs the requests. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--url", help="a running server (default: starts one)")
+    parser.add_argument("--engine", default="llama_cpp", help="of the server that is started")
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     rng = random.Random(options.seed)  # noqa: S311 - not a secret
     bodies = [draw(rng) for _ in range(options.requests)]
-    with server_at(options.url) as url:
+    with server_at(options.url, "--engine", options.engine) as url:
         wrong, closed = asyncio.run(run(url, bodies))
     for text in wrong:
         print(text)
