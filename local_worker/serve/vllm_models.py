@@ -81,7 +81,14 @@ class VllmModels:
         present = present or pull_repo(self.store, repo, progress=self.progress)
         facts = read_folder(present.files[0].parent)
         # Planned again from the files themselves: the catalog only estimates their size.
-        return self._resolved(facts, card_of(entry, present.files[0]), overrides, entry.id)
+        found = self._resolved(facts, card_of(entry, present.files[0]), overrides, entry.id)
+        if entry.vllm is None or entry.vllm.speculation is None:
+            return found
+        hint = (
+            f"speculation that its recipe names: {entry.vllm.speculation} "
+            "(off unless given: --engine-arg speculative_config={...})"
+        )
+        return replace(found, reasons=(*found.reasons, hint))
 
     def _resolved(
         self, facts: FolderFacts, card: ModelCard, overrides: Overrides, name: str | None = None

@@ -153,12 +153,6 @@ def test_every_argument_can_be_overridden_and_all_are_shown():
     assert "seed=7" in found.reasons[-1]
 
 
-def test_speculation_of_the_catalog_is_passed_on():
-    subject = model(speculation={"method": "mtp", "num_speculative_tokens": 2})
-    args = planned(machine(card()), subject).engine_args
-    assert args["speculative_config"] == {"method": "mtp", "num_speculative_tokens": 2}
-
-
 @pytest.mark.parametrize(
     ("wish", "problem"),
     [

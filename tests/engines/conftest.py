@@ -12,6 +12,9 @@ from local_worker.engines.llama_cpp.engine import LlamaCppEngine
 from local_worker.engines.vllm.config import VllmConfig
 from local_worker.engines.vllm.engine import VllmEngine
 
+# The first test of a session waits for the engine, which imports torch first.
+VLLM = (pytest.mark.vllm, pytest.mark.timeout(400))
+
 
 def llama_config(path, **changes):
     values = {"kv_capacity": 8192, "max_model_len": 4096, "max_num_seqs": 8, "threads": 1}
@@ -50,7 +53,7 @@ async def llama_engine(running_llama):
     params=[
         "fake",
         pytest.param("llama", marks=pytest.mark.llama),
-        pytest.param("vllm", marks=pytest.mark.vllm),
+        pytest.param("vllm", marks=VLLM),
     ]
 )
 def engine(request):
@@ -60,7 +63,7 @@ def engine(request):
 @pytest.fixture(
     params=[
         pytest.param("llama", marks=pytest.mark.llama),
-        pytest.param("vllm", marks=pytest.mark.vllm),
+        pytest.param("vllm", marks=VLLM),
     ]
 )
 def sampling_engine(request):

@@ -14,7 +14,7 @@ INVOICE = [{"role": "user", "content": "Add up this invoice.\npens 3x14\ncups 2x
     scope="module",
     params=[
         pytest.param("demo_server", marks=pytest.mark.llama),
-        pytest.param("vllm_server", marks=[pytest.mark.vllm, pytest.mark.timeout(300)]),
+        pytest.param("vllm_server", marks=[pytest.mark.vllm, pytest.mark.timeout(400)]),
     ],
     ids=["llama", "vllm"],
 )

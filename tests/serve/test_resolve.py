@@ -187,6 +187,7 @@ def test_what_was_pulled_for_vllm_is_served(resolve, demo_gguf, tmp_path):
     assert resolved.config.on_gpu
     assert resolved.card.names[0] == "gemma-4-26b"
     assert resolved.plan.weights.exact
+    assert "speculative_config" in resolved.reasons[-1]
     assert resolved.config.engine_args["gpu_memory_utilization"] == 0.92
 
 

@@ -10,10 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import sys
-import threading
 import time
-import traceback
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +29,7 @@ from local_worker.engines.llama_cpp.scheduler import Chunk, Scheduler
 from local_worker.engines.llama_cpp.sequence import CachedSequence
 from local_worker.engines.process import messages
 from local_worker.engines.process.channel import Channel, open_channel
+from local_worker.engines.process.commands import CommandReader
 from local_worker.engines.process.sequence import Status
 from local_worker.types import EngineInfo, EngineStats, FinishReason, StepOutput
 
@@ -42,76 +40,20 @@ if TYPE_CHECKING:
     from local_worker.types import GenerationRequest
 
 
-class CommandReader(threading.Thread):
-    """Reads commands: queues them for the loop, and tokenizer calls for a thread of their own.
-
-    A long text takes seconds to tokenize; what others submit or abort must not wait behind it.
-    """
-
-    def __init__(self, channel: Channel, llama: Llama) -> None:
-        super().__init__(name="commands", daemon=True)
-        self.queue: queue.SimpleQueue[messages.Command] = queue.SimpleQueue()
-        self._channel = channel
-        self._llama = llama
-        self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
-
-    def run(self) -> None:
-        """Until the server is gone, or something unforeseen: the process ends with this thread."""
-        try:
-            while (body := self._channel.receive()) is not None:
-                self._dispatch(messages.command_decoder.decode(body))
-        except BaseException:  # noqa: BLE001 - without its reader the process would be an orphan
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-
-    def _dispatch(self, command: messages.Command) -> None:
-        if isinstance(command, messages.Tokenize | messages.Detokenize):
-            self._tokenizer.submit(self._answer, command)
-        else:
-            self.queue.put(command)
-
-    def _answer(self, call: messages.Tokenize | messages.Detokenize) -> None:
-        try:
-            if isinstance(call, messages.Tokenize):
-                answer = self._tokenize(call)
-            else:
-                answer = self._detokenize(call)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller must not wait for ever
-            answer = messages.CallFailed(call.call_id, f"the tokenizer failed: {error}", "text")
-        self._channel.send(answer)
-
-    def _tokenize(self, call: messages.Tokenize) -> messages.Event:
-        token_ids: list[int] = []
-        for index, segment in enumerate(call.segments):
-            token_ids += self._llama.tokenize(
-                segment.text,
-                parse_special=segment.special,
-                add_special=call.add_special and index == 0,
-            )
-        return messages.Tokens(call.call_id, tuple(token_ids))
-
-    def _detokenize(self, call: messages.Detokenize) -> messages.Event:
-        wrong = next((i for i in call.token_ids if not 0 <= i < self._llama.vocab_size), None)
-        if wrong is not None:
-            message = (
-                f"token id {wrong} is outside the vocabulary (0..{self._llama.vocab_size - 1})"
-            )
-            return messages.CallFailed(call.call_id, message, "tokens")
-        data = b"".join(self._llama.piece(i, special=True) for i in call.token_ids)
-        return messages.Text(call.call_id, data.decode(errors="replace"))
-
-
 class EngineLoop:
     """The step loop: drain commands, plan, run, apply, report."""
 
     def __init__(
-        self, llama: Llama, scheduler: Scheduler, reader: CommandReader, channel: Channel
+        self,
+        llama: Llama,
+        scheduler: Scheduler,
+        commands: queue.SimpleQueue[messages.Command],
+        channel: Channel,
     ) -> None:
         self._llama = llama
         self._channel = channel
         self._scheduler = scheduler
-        self._reader = reader
+        self._commands = commands
         self._samplers: dict[str, Sampler] = {}
         self._ended: list[StepOutput] = []
         self._stopped = False
@@ -146,7 +88,7 @@ class EngineLoop:
         block = not self._scheduler.has_work
         while not self._stopped:
             try:
-                command = self._reader.queue.get(block=block)
+                command = self._commands.get(block=block)
             except queue.Empty:
                 return
             block = False
@@ -288,10 +230,10 @@ def main() -> None:
         channel.send(messages.StartFailed(str(error)))
         return
     channel.send(messages.Ready(describe(llama, config)))
-    reader = CommandReader(channel, llama)
-    reader.start()
+    commands: queue.SimpleQueue[messages.Command] = queue.SimpleQueue()
+    CommandReader(channel, llama, commands.put, os._exit).start()
     scheduler = Scheduler(config.max_num_seqs, llama.kv_capacity, config.max_tokens_per_step)
-    EngineLoop(llama, scheduler, reader, channel).run()
+    EngineLoop(llama, scheduler, commands, channel).run()
     llama.close()
 
 

@@ -4,4 +4,6 @@ engine    the port's implementation: owns the process, restarts it, runs request
 child     the process as the server holds it
 messages  what crosses the border
 channel   the process's own end of the border
+commands  the process's reader of commands, which answers tokenizer calls by itself
+sequence  one request's output and times (pure)
 """

@@ -42,6 +42,11 @@ class Channel:
         body = self._file.read(length)
         return body if len(body) == length else None
 
+    def close(self) -> None:
+        """Gives the socket back."""
+        self._file.close()
+        self._sock.close()
+
 
 def open_channel(descriptor: str) -> Channel:
     """The channel on that file descriptor, in a process made ready to serve on it."""

@@ -91,6 +91,10 @@ class Vllm:
         """Whether the engine core has ended."""
         return bool(self._engine.errored)
 
+    def close(self) -> None:
+        """Ends the engine core."""
+        self._engine.shutdown()
+
     async def generate(
         self, request_id: str, token_ids: list[int], params: dict[str, Any]
     ) -> AsyncGenerator[Chunk]:

@@ -15,7 +15,6 @@ from llguidance import LLTokenizer
 from tokenizers import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
 _STRUCTURE = re.compile(r"<\||.*\|>$|</?(think|tool|function|channel|turn)\w*>$|\[/?[A-Z_]+\]$")
@@ -35,7 +34,7 @@ class Vocabulary:
     def __init__(self, folder: Path, size: int) -> None:
         source = json.loads((folder / "tokenizer.json").read_text())
         settings = _read(folder / "tokenizer_config.json")
-        self.size = size
+        self.vocab_size = size
         self.chat_template = _chat_template(folder, settings)
         self.bos_token = _spelling(settings.get("bos_token"))
         self.eos_token = _spelling(settings.get("eos_token"))
@@ -50,9 +49,9 @@ class Vocabulary:
         self._bytes = LLTokenizer(json.dumps(source), eos_token=self.end_ids[0])
         self._known = self._encoder.get_vocab_size()
 
-    def encode(self, text: str, *, special: bool, add_special: bool = False) -> list[int]:
-        """Token ids of a text. Control tokens are recognised only where `special` is set."""
-        encoder = self._encoder if special else self._plain
+    def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
+        """Token ids of a text. Control tokens are recognised only where `parse_special` is set."""
+        encoder = self._encoder if parse_special else self._plain
         ids: list[int] = encoder.encode(text, add_special_tokens=add_special).ids
         return ids
 
@@ -66,10 +65,6 @@ class Vocabulary:
     def longest_token(self) -> int:
         """Bytes of the longest token's text."""
         return max(len(self.piece(i, special=True)) for i in range(self._known))
-
-    def decode(self, token_ids: Iterable[int]) -> str:
-        """The text of the ids, control tokens included."""
-        return b"".join(self.piece(i, special=True) for i in token_ids).decode(errors="replace")
 
 
 def _without(source: dict[str, Any], control: list[dict[str, Any]]) -> Tokenizer:

@@ -11,10 +11,9 @@ import itertools
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ import msgspec
 
 from local_worker.engines.process import messages
 from local_worker.engines.process.channel import Channel, open_channel
+from local_worker.engines.process.commands import CommandReader
 from local_worker.engines.process.sequence import Sequence, Status
 from local_worker.engines.vllm.chunks import DeadError
 from local_worker.engines.vllm.config import VllmConfig
@@ -173,76 +173,34 @@ class Sequences:
 
 
 class Worker:
-    """Commands in, tasks and answers out."""
+    """Commands in, tasks out; ends the process where the server or the engine core does."""
 
-    def __init__(
-        self, sequences: Sequences, vllm: Vllm, vocabulary: Vocabulary, channel: Channel
-    ) -> None:
+    def __init__(self, sequences: Sequences, vllm: Vllm) -> None:
         self._sequences = sequences
         self._vllm = vllm
-        self._vocabulary = vocabulary
-        self._channel = channel
         self._loop = asyncio.get_running_loop()
         self._closed = asyncio.Event()
 
     async def serve(self) -> None:
-        """Until `Shutdown`; the process ends where the server or the engine core does."""
-        threading.Thread(target=self._read, daemon=True).start()
+        """Until `Shutdown`."""
         while not self._closed.is_set():
             if self._vllm.dead:
                 end_process("vLLM's engine core ended")
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), HEALTH_SECONDS)
-            except TimeoutError:
-                continue
 
-    def _read(self) -> None:
-        try:
-            while (body := self._channel.receive()) is not None:
-                self._dispatch(messages.command_decoder.decode(body))
-        except BaseException:  # noqa: BLE001 - without its reader the process would be an orphan
-            traceback.print_exc()
-        end_process("the server is gone")
+    def take(self, command: messages.Command) -> None:
+        """From the reader's thread."""
+        self._loop.call_soon_threadsafe(self._apply, command)
 
-    def _dispatch(self, command: messages.Command) -> None:
+    def _apply(self, command: messages.Command) -> None:
         if isinstance(command, messages.Submit):
             for request in command.requests:
-                self._loop.call_soon_threadsafe(self._sequences.submit, request)
+                self._sequences.submit(request)
         elif isinstance(command, messages.Abort):
-            self._loop.call_soon_threadsafe(self._sequences.abort, command.request_id)
-        elif isinstance(command, messages.Shutdown):
-            self._loop.call_soon_threadsafe(self._closed.set)
+            self._sequences.abort(command.request_id)
         else:
-            # In a thread: a long text takes seconds, and others' tokens must not wait behind it.
-            self._loop.run_in_executor(None, self._answer, command)
-
-    def _answer(self, call: messages.Tokenize | messages.Detokenize) -> None:
-        try:
-            if isinstance(call, messages.Tokenize):
-                answer: messages.Event = self._tokenize(call)
-            else:
-                answer = self._detokenize(call)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller must not wait for ever
-            answer = messages.CallFailed(call.call_id, f"the tokenizer failed: {error}", "text")
-        self._channel.send(answer)
-
-    def _tokenize(self, call: messages.Tokenize) -> messages.Event:
-        token_ids: list[int] = []
-        for index, segment in enumerate(call.segments):
-            token_ids += self._vocabulary.encode(
-                segment.text,
-                special=segment.special,
-                add_special=call.add_special and index == 0,
-            )
-        return messages.Tokens(call.call_id, tuple(token_ids))
-
-    def _detokenize(self, call: messages.Detokenize) -> messages.Event:
-        size = self._vocabulary.size
-        wrong = next((i for i in call.token_ids if not 0 <= i < size), None)
-        if wrong is not None:
-            message = f"token id {wrong} is outside the vocabulary (0..{size - 1})"
-            return messages.CallFailed(call.call_id, message, "tokens")
-        return messages.Text(call.call_id, self._vocabulary.decode(call.token_ids))
+            self._closed.set()
 
 
 def end_process(reason: str) -> NoReturn:
@@ -289,7 +247,11 @@ async def run(channel: Channel, config: VllmConfig) -> None:
     tail.let_through()
     channel.send(messages.Ready(describe(vllm, vocabulary, config, VERSION)))
     room = config.max_num_seqs * config.data_parallel_size
-    await Worker(Sequences(vllm, vocabulary, channel, room), vllm, vocabulary, channel).serve()
+    worker = Worker(Sequences(vllm, vocabulary, channel, room), vllm)
+    CommandReader(
+        channel, vocabulary, worker.take, lambda _: end_process("the server is gone")
+    ).start()
+    await worker.serve()
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from local_worker.demo import gguf_path
 from local_worker.errors import EngineDiedError, EngineStartError
 from local_worker.types import GenerationRequest, PromptSegment, SamplingParams
 
-pytestmark = [pytest.mark.anyio, pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.anyio, pytest.mark.vllm, pytest.mark.timeout(400)]
 
 CHAT = (
     "<|im_start|>user\nAdd up this invoice.\npens 3x14\ncups 2x9<|im_end|>\n"

@@ -1,0 +1,105 @@
+"""The process's reader of commands, which answers tokenizer calls by itself."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol
+
+from local_worker.engines.process import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from local_worker.engines.process.channel import Channel
+
+
+class Vocabulary(Protocol):
+    """The tokens of a model. Safe to use from several threads."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        ...
+
+    def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
+        """Token ids of a text. Control tokens are recognised only where `parse_special` is set."""
+        ...
+
+    def piece(self, token_id: int, *, special: bool = False) -> bytes:
+        """The bytes of one token; control tokens are empty unless `special` is set."""
+        ...
+
+
+class CommandReader(threading.Thread):
+    """Reads commands and hands them on; tokenizer calls are answered in a thread of their own.
+
+    A long text takes seconds to tokenize; what others submit or abort must not wait behind it.
+
+    Args:
+        channel: to the server.
+        vocabulary: for tokenizer calls.
+        on_command: gets every other command, in this thread.
+        on_end: ends the process, with this status: an orphan would keep the model's memory.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        vocabulary: Vocabulary,
+        on_command: Callable[[messages.Command], None],
+        on_end: Callable[[int], None],
+    ) -> None:
+        super().__init__(name="commands", daemon=True)
+        self._channel = channel
+        self._vocabulary = vocabulary
+        self._on_command = on_command
+        self._on_end = on_end
+        self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
+
+    def run(self) -> None:
+        """Until the server is gone, or something unforeseen: the process ends with this thread."""
+        status = 1
+        try:
+            while (body := self._channel.receive()) is not None:
+                self._dispatch(messages.command_decoder.decode(body))
+            status = 0
+        except BaseException:  # noqa: BLE001 - without its reader the process would be an orphan
+            traceback.print_exc()
+        self._on_end(status)
+
+    def _dispatch(self, command: messages.Command) -> None:
+        if isinstance(command, messages.Tokenize | messages.Detokenize):
+            self._tokenizer.submit(self._answer, command)
+        else:
+            self._on_command(command)
+
+    def _answer(self, call: messages.Tokenize | messages.Detokenize) -> None:
+        try:
+            if isinstance(call, messages.Tokenize):
+                answer = self._tokenize(call)
+            else:
+                answer = self._detokenize(call)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller must not wait for ever
+            answer = messages.CallFailed(call.call_id, f"the tokenizer failed: {error}", "text")
+        self._channel.send(answer)
+
+    def _tokenize(self, call: messages.Tokenize) -> messages.Answer:
+        token_ids: list[int] = []
+        for index, segment in enumerate(call.segments):
+            token_ids += self._vocabulary.tokenize(
+                segment.text,
+                parse_special=segment.special,
+                add_special=call.add_special and index == 0,
+            )
+        return messages.Tokens(call.call_id, tuple(token_ids))
+
+    def _detokenize(self, call: messages.Detokenize) -> messages.Answer:
+        size = self._vocabulary.vocab_size
+        wrong = next((i for i in call.token_ids if not 0 <= i < size), None)
+        if wrong is not None:
+            message = f"token id {wrong} is outside the vocabulary (0..{size - 1})"
+            return messages.CallFailed(call.call_id, message, "tokens")
+        data = b"".join(self._vocabulary.piece(i, special=True) for i in call.token_ids)
+        return messages.Text(call.call_id, data.decode(errors="replace"))
