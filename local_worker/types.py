@@ -55,7 +55,8 @@ class SamplingParams:
         repeat_penalty: divides (or multiplies, below zero) the logits of every token in the prompt
             or the output; 1 is off.
         logit_bias: (token id, added to its logit) pairs.
-        seed: of this sequence's own random stream.
+        seed: of this sequence's own random stream; None leaves it to the engine, which may then
+            draw for a whole batch at once.
         logprobs: how many alternatives to report per token; None reports nothing.
         min_tokens: no end-of-generation token and no stop string before so many tokens.
         ignore_eos: never end before max_tokens.
@@ -69,7 +70,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repeat_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()
-    seed: int = 0
+    seed: int | None = None
     logprobs: int | None = None
     min_tokens: int = 0
     ignore_eos: bool = False

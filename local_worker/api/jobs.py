@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from local_worker.api import translate
@@ -58,7 +58,7 @@ async def tokenize_prompt(
 def sequences(
     model: ServedModel, body: GenerationBody, prompt: tuple[int, ...], limits: Limits
 ) -> tuple[GenerationRequest, ...]:
-    """The `n` sequences of a prompt, each with a seed of its own.
+    """The `n` sequences of a prompt; where the request has a seed, each has one of its own.
 
     Raises:
         InvalidParameterError: a sampling field, stop string or min_tokens that cannot be used.
@@ -69,7 +69,6 @@ def sequences(
     facts = translate.SamplingFacts(
         defaults=defaults.thinking if thinks else defaults.non_thinking,
         vocab_size=model.vocab_size,
-        random_seed=secrets.randbits(31),
         logprobs=limits.logprobs,
     )
     sampling = translate.sampling_params(body, facts)
@@ -78,7 +77,7 @@ def sequences(
             request_id=secrets.token_hex(12),
             prompt_token_ids=prompt,
             max_tokens=limits.max_tokens,
-            sampling=replace(sampling, seed=(sampling.seed + index) % translate.MAX_SEED),
+            sampling=translate.with_seed_of(sampling, index),
             stop=translate.stop_strings(body),
             thinking=limits.thinking,
         )

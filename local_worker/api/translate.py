@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from local_worker.errors import ContextLengthError, InvalidParameterError
@@ -241,13 +241,11 @@ class SamplingFacts:
     Attributes:
         defaults: the vendor's recommendation for this mode, or None.
         vocab_size: logit_bias ids are below it.
-        random_seed: used where the request has no seed.
         logprobs: alternatives per token; None for no logprobs.
     """
 
     defaults: Sampling | None
     vocab_size: int
-    random_seed: int
     logprobs: int | None
 
 
@@ -271,7 +269,7 @@ def sampling_params(body: GenerationBody, facts: SamplingFacts) -> SamplingParam
         frequency_penalty=pick("frequency_penalty", 0.0),
         repeat_penalty=1.0 if repeat is None else repeat,
         logit_bias=_logit_bias(body.logit_bias or {}, facts.vocab_size),
-        seed=(facts.random_seed if body.seed is None else body.seed) % MAX_SEED,
+        seed=None if body.seed is None else body.seed % MAX_SEED,
         logprobs=facts.logprobs,
         min_tokens=body.min_tokens,
         ignore_eos=body.ignore_eos,
@@ -308,6 +306,13 @@ def check_token_ids(token_ids: Sequence[int], vocab_size: int, param: str) -> No
         raise InvalidParameterError(
             f"{shown} is no token id of this model (0..{vocab_size - 1})", param=param
         )
+
+
+def with_seed_of(sampling: SamplingParams, choice: int) -> SamplingParams:
+    """The parameters of one of several choices: the same seed would give the same text."""
+    if sampling.seed is None:
+        return sampling
+    return replace(sampling, seed=(sampling.seed + choice) % MAX_SEED)
 
 
 def chat_logprobs(body: ChatBody) -> int | None:

@@ -58,7 +58,16 @@ def test_vllm_reports_nothing_and_fetches_nothing():
         env = environment(config)
         assert env["VLLM_NO_USAGE_STATS"] == env["DO_NOT_TRACK"] == "1"
         assert env["HF_HUB_OFFLINE"] == env["TRANSFORMERS_OFFLINE"] == "1"
-        assert env["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert env["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_what_the_user_set_for_vllm_stands_but_for_privacy(monkeypatch):
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0")
+    monkeypatch.setenv("VLLM_NO_USAGE_STATS", "0")
+    env = environment(vllm_config())
+    assert (env["VLLM_LOGGING_LEVEL"], env["VLLM_CPU_OMP_THREADS_BIND"]) == ("DEBUG", "0")
+    assert env["VLLM_NO_USAGE_STATS"] == "1"
 
 
 def test_only_the_cpu_build_gets_threads():

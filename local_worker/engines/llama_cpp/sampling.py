@@ -127,5 +127,6 @@ def _make_chain(params: SamplingParams) -> Handle:
         lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_min_p(params.min_p, 1))
     if params.top_p < 1:
         lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_top_p(params.top_p, 1))
-    lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_dist(params.seed))
+    seed = lib.LLAMA_DEFAULT_SEED if params.seed is None else params.seed  # asks for a random one
+    lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_dist(seed))
     return chain

@@ -44,11 +44,12 @@ class VllmEngine(ProcessEngine):
 
 def environment(config: VllmConfig) -> dict[str, str]:
     """What is set for the process, on top of the server's own environment."""
-    ray = {"RAY_ADDRESS": config.ray_address, "RAY_USAGE_STATS_ENABLED": "0"}
-    quiet = {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")}
-    return (
-        PRIVATE
-        | quiet
-        | ({} if config.on_gpu else ON_CPU | {"OMP_NUM_THREADS": str(config.threads)})
-        | {name: value for name, value in ray.items() if value is not None}
-    )
+    usual = {"VLLM_LOGGING_LEVEL": "WARNING"}
+    if not config.on_gpu:
+        usual |= ON_CPU
+    asked = {name: os.environ.get(name, value) for name, value in usual.items()}
+    if not config.on_gpu:
+        asked["OMP_NUM_THREADS"] = str(config.threads)
+    if config.ray_address is not None:
+        asked |= {"RAY_ADDRESS": config.ray_address, "RAY_USAGE_STATS_ENABLED": "0"}
+    return asked | PRIVATE

@@ -50,12 +50,17 @@ def phase_params(
         "frequency_penalty": sampling.frequency_penalty,
         "repetition_penalty": sampling.repeat_penalty,
         "logit_bias": _bias(request, output_ids) or None,
-        "seed": (sampling.seed + number * _SEED_STEP) % (1 << _SEED_BITS),
+        "seed": _seed(sampling.seed, number),
         "logprobs": sampling.logprobs,
         "stop_token_ids": list(end_ids),
         "ignore_eos": True,
         "detokenize": False,
     }
+
+
+def _seed(seed: int | None, number: int) -> int | None:
+    """A stream of its own for each phase: the same one again would repeat its draws."""
+    return None if seed is None else (seed + number * _SEED_STEP) % (1 << _SEED_BITS)
 
 
 def _bias(request: GenerationRequest, output_ids: Items[int]) -> dict[int, float]:

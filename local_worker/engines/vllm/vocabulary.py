@@ -32,7 +32,8 @@ class Vocabulary:
     """
 
     def __init__(self, folder: Path, size: int) -> None:
-        source = json.loads((folder / "tokenizer.json").read_text())
+        text = (folder / "tokenizer.json").read_text()
+        source = json.loads(text)
         settings = _read(folder / "tokenizer_config.json")
         self.vocab_size = size
         self.chat_template = _chat_template(folder, settings)
@@ -42,12 +43,12 @@ class Vocabulary:
         control = [t for t in added if _is_control(t)]
         self.control_tokens = tuple(t["content"] for t in control)
         self._silent = frozenset(t["id"] for t in control if t["special"])
-        self._encoder = Tokenizer.from_str(json.dumps(source))
+        self._encoder = Tokenizer.from_str(text)
         self._plain = _without(source, control)
         self.end_ids = _end_ids(folder, self._encoder.token_to_id(self.eos_token))
         # A vocabulary needs some end token to be read; which one makes no difference to pieces.
-        self._bytes = LLTokenizer(json.dumps(source), eos_token=self.end_ids[0])
-        self._known = self._encoder.get_vocab_size()
+        self._bytes = LLTokenizer(text, eos_token=self.end_ids[0])
+        self._known = max(self._encoder.get_vocab(with_added_tokens=True).values()) + 1
 
     def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
         """Token ids of a text. Control tokens are recognised only where `parse_special` is set."""

@@ -62,7 +62,8 @@ class Sequences:
         if sequence.turn.is_full:  # the closer of a thought that the template opened took it all
             self._report(sequence.end(FinishReason.LENGTH, time.monotonic()))
             return
-        self._tasks[request.request_id] = asyncio.create_task(self._run(sequence))
+        task = self._tasks[request.request_id] = asyncio.create_task(self._run(sequence))
+        task.add_done_callback(lambda _: self._forget(sequence))
 
     def abort(self, request_id: str) -> None:
         """Ends that sequence; unknown ids are no error."""
@@ -74,20 +75,22 @@ class Sequences:
             async with self._gate:
                 self._channel.send(messages.Begun((sequence.request.request_id,)))
                 sequence.start(time.monotonic())
+                self._prompt_tokens += len(sequence.request.prompt_token_ids)
                 self._running += 1
                 try:
                     await self._generate(sequence)
                 finally:
                     self._running -= 1
-        except asyncio.CancelledError:
-            self._end(sequence, FinishReason.ABORT)
         except DeadError as error:
             end_process(str(error))  # with no word about this sequence: it may be run again
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must not wait for ever
             self._end(sequence, FinishReason.ERROR, f"vLLM: {error}")
-        finally:
-            del self._tasks[sequence.request.request_id]
-            self._flush_soon()  # the gauges have changed
+
+    def _forget(self, sequence: Sequence) -> None:
+        """Its task is over; one that was cancelled may never have run at all."""
+        self._end(sequence, FinishReason.ABORT)
+        del self._tasks[sequence.request.request_id]
+        self._flush_soon()  # the gauges have changed
 
     async def _generate(self, sequence: Sequence) -> None:
         request = sequence.request
@@ -115,8 +118,6 @@ class Sequences:
     async def _follow(self, sequence: Sequence, stream: AsyncIterator[Chunk]) -> str | None:
         """Takes tokens until the phase is over. Returns vLLM's reason if it was vLLM's doing."""
         async for chunk in stream:
-            if sequence.turn.num_tokens == 0:
-                self._prompt_tokens += len(sequence.request.prompt_token_ids)
             logprobs = chunk.logprobs or itertools.repeat(None)
             for token_id, logprob in zip(chunk.token_ids, logprobs, strict=False):
                 if not self._take(sequence, token_id, logprob):

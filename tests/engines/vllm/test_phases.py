@@ -51,6 +51,10 @@ def test_each_phase_draws_from_a_stream_of_its_own():
     assert seeds == [params(seed=5, number=number)["seed"] for number in range(3)]
 
 
+def test_without_a_seed_vllm_may_draw_as_it_likes():
+    assert params(number=3)["seed"] is None
+
+
 def test_what_earlier_phases_put_out_is_still_penalised():
     found = params(
         output_ids=(4, 4, 5),
