@@ -72,7 +72,8 @@ class Runner:
     async def built_in(self, prompt: list[int]) -> None:
         """One request, closed by vLLM."""
         tokens = self._budget + len(self._closer) + ANSWER_TOKENS
-        found = await self._generate(prompt, tokens, thinking_token_budget=self._budget)
+        # One more: it counts the line end that the template writes after <think>.
+        found = await self._generate(prompt, tokens, thinking_token_budget=self._budget + 1)
         assert found[self._budget] == self._end, "the built-in budget did not close the thought"
 
     async def none(self, prompt: list[int]) -> None:
@@ -113,7 +114,6 @@ async def run(options: argparse.Namespace) -> dict[str, list[float]]:
         )
         for task in tasks
     ]
-    # The line end after <think> is the template's; the built-in budget counts it.
     runner = Runner(vllm, prompts, options.budget, ids)
     ways = {"phases": runner.phases, "built-in": runner.built_in, "none": runner.none}
     found: dict[str, list[float]] = {name: [] for name in ways}

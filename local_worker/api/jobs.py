@@ -64,6 +64,7 @@ def sequences(
         InvalidParameterError: a sampling field, stop string or min_tokens that cannot be used.
     """
     translate.check_min_tokens(body, limits.max_tokens)
+    translate.check_limits(body, model.limits)
     thinks = limits.thinking is not None and limits.thinking.budget != 0
     defaults = model.card.sampling
     facts = translate.SamplingFacts(

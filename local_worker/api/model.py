@@ -66,6 +66,7 @@ class ServedModel:
         max_model_len: prompt and output of one request.
         vocab_size: token ids are below it.
         self_test: outcome; None before it ran.
+        limits: what the engine cannot serve, as (request field, reason).
     """
 
     card: ModelCard
@@ -75,6 +76,7 @@ class ServedModel:
     max_model_len: int
     vocab_size: int
     self_test: SelfTest | None = None
+    limits: tuple[tuple[str, str], ...] = ()
     allow_unenforced: bool = False
 
     @property
@@ -134,6 +136,7 @@ async def load_model(engine: Engine, card: ModelCard, config: ServerConfig) -> S
         tokens=tokens,
         policy=_policy(spec, tokens, config),
         max_model_len=info.max_model_len,
+        limits=tuple((field, f"{info.engine}: {reason}") for field, reason in info.limits),
         vocab_size=info.vocab_size,
         allow_unenforced=config.allow_unenforced_effort,
     )

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_STOP_STRINGS = 64
+MAX_LOGIT_BIAS = 1024
+"""What vLLM's GPU runner takes; its engine would end on more."""
+
 MAX_SEED = 2**32 - 1
 """llama.cpp's seeds have 32 bits, and the highest of them asks for a random one."""
 
@@ -277,6 +280,11 @@ def sampling_params(body: GenerationBody, facts: SamplingFacts) -> SamplingParam
 
 
 def _logit_bias(bias: dict[str, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
+    if len(bias) > MAX_LOGIT_BIAS:
+        raise InvalidParameterError(
+            f"at most {MAX_LOGIT_BIAS} tokens can have a bias (given: {len(bias)})",
+            param="logit_bias",
+        )
     pairs = []
     for key, value in bias.items():
         if not _is_token_id(key, vocab_size):
@@ -332,6 +340,13 @@ def chat_max_tokens(body: ChatBody) -> tuple[int | None, str]:
         {"max_completion_tokens": body.max_completion_tokens, "max_tokens": body.max_tokens}
     )
     return value, name or "max_completion_tokens"
+
+
+def check_limits(body: GenerationBody, limits: tuple[tuple[str, str], ...]) -> None:
+    """Raises `InvalidParameterError` for a field that this engine cannot serve."""
+    for field, reason in limits:
+        if getattr(body, field):  # 0 and nothing ask for nothing
+            raise InvalidParameterError(f"{field!r} cannot be served: {reason}", param=field)
 
 
 def check_min_tokens(body: GenerationBody, max_tokens: int) -> None:

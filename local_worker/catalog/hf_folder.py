@@ -99,7 +99,9 @@ def _quant(config: dict[str, Any], text: dict[str, Any]) -> str:
         kind = text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or "bfloat16"
         return {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}.get(kind, str(kind))
     method = str(settings.get("quant_method", "unknown"))
-    said = json.dumps(settings).lower()
+    # How keys and values are kept says nothing about the weights.
+    weights = {key: value for key, value in settings.items() if not key.startswith("kv_cache")}
+    said = json.dumps(weights).lower()
     # compressed-tensors and modelopt are containers: what is in them is said further down.
     return next((name for name in ("nvfp4", "mxfp4") if name in said), _inner(method, said))
 
@@ -118,10 +120,16 @@ def _weight_bytes(path: Path) -> int:
     """
     index = _read_json(path, "model.safetensors.index.json")
     named = sorted(set((index.get("weight_map") or {}).values()))
-    files = [path / name for name in named] or sorted(path.glob("*.safetensors"))
+    files = [path / name for name in named] or _loose(path)
     if not files:
         raise ModelFileError(f"{path} holds no weights: vLLM needs its .safetensors files")
     return sum(_check_weights(file) for file in files)
+
+
+def _loose(path: Path) -> list[Path]:
+    """Weights without an index; `consolidated` ones are a copy in Mistral's own layout."""
+    files = sorted(path.glob("*.safetensors"))
+    return [file for file in files if not file.name.startswith("consolidated")]
 
 
 def _check_weights(file: Path) -> int:

@@ -80,6 +80,11 @@ class VllmSubject:
     weights: tuple[VllmWeights, ...]
     heads: int | None = None
 
+    @property
+    def kv_heads(self) -> tuple[int, ...]:
+        """Heads of keys and values, of every kind of layer that has some."""
+        return tuple({layers.kv_heads for layers in (*self.shape.kv, *self.shape.swa)})
+
 
 @dataclass(frozen=True, slots=True)
 class VllmPlan:
@@ -87,6 +92,7 @@ class VllmPlan:
 
     Attributes:
         engine_args: every other argument of the engine, derived and overridden.
+        visible_devices: ids of the cards to use; empty where they are all that there are.
         reasons: why, a sentence each; the last one lists the arguments.
     """
 
@@ -97,6 +103,7 @@ class VllmPlan:
     data_parallel_size: int
     engine_args: dict[str, Any]
     reasons: tuple[str, ...]
+    visible_devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ _BUFFERS = 2.5 * GB  # activations of a full step, CUDA graphs, the context: per
 _SYSTEM_SHARE = 0.1  # of a Spark's memory, which the OS and the API process live in as well
 _SYSTEM_LEAST = 8 * GB
 _CPU_PROCESSES = 2.5 * GB  # two Python processes with torch
+_CPU_RANK = 0.7 * GB  # one more of them
 _CPU_SHARE = 0.9
 _CPU_BLOCK = 32  # vLLM's own is 128, and short prompts would never share a block
 _GPU_SEQS = 256
@@ -65,7 +66,11 @@ def plan_vllm(hardware: Hardware, subject: VllmSubject, wish: VllmWish) -> VllmP
         wish: what the user asked for.
     """
     gpus = usable_cards(hardware)
-    room = _gpu_room(hardware, gpus) if gpus else _cpu_room(hardware)
+    asked = wish.engine_args.get("gpu_memory_utilization", MAX_UTILIZATION)
+    if isinstance(asked, bool) or not isinstance(asked, int | float) or not 0 < asked <= 1:
+        problem = f"gpu_memory_utilization={asked!r} is no share between 0 and 1"
+        return VllmRefusal(subject.name, (problem,))
+    room = _gpu_room(hardware, gpus, asked) if gpus else _cpu_room(hardware)
     problems = tuple(_impossible(subject, wish, room))
     if problems:
         return VllmRefusal(subject.name, problems)
@@ -74,7 +79,8 @@ def plan_vllm(hardware: Hardware, subject: VllmSubject, wish: VllmWish) -> VllmP
     for weights in _candidates(subject, wish, room.capability):
         outcome = _fit(subject, weights, wish, room, spread)
         if isinstance(outcome, VllmPlan):
-            return outcome
+            some = len(gpus) < len(hardware.nvidia.gpus) and not wish.parallel.uses_ray
+            return replace(outcome, visible_devices=_ids(gpus) if some else ())
         best = outcome
     return best or VllmRefusal(subject.name, ("it has no weights that vLLM could load",))
 
@@ -85,7 +91,11 @@ def usable_cards(hardware: Hardware) -> tuple[Gpu, ...]:
     return tuple(gpu for gpu in gpus if gpu.name == gpus[0].name)
 
 
-def _gpu_room(hardware: Hardware, gpus: tuple[Gpu, ...]) -> _Room:
+def _ids(gpus: tuple[Gpu, ...]) -> tuple[str, ...]:
+    return tuple(gpu.uuid or str(gpu.index) for gpu in gpus)
+
+
+def _gpu_room(hardware: Hardware, gpus: tuple[Gpu, ...], most: float) -> _Room:
     first = gpus[0]
     if first.unified_memory or first.memory_total is None:
         total, free = hardware.memory.total, hardware.memory.usable
@@ -93,7 +103,7 @@ def _gpu_room(hardware: Hardware, gpus: tuple[Gpu, ...]) -> _Room:
     else:
         total = min(gpu.memory_total or 0 for gpu in gpus)
         free, reserve = min(gpu.memory_free or 0 for gpu in gpus), 0.0
-    share = max(0.0, min(MAX_UTILIZATION, (free - reserve) / total))
+    share = max(0.0, min(most, (free - reserve) / total))
     utilization = math.floor(share * 100) / 100
     capability = min(gpu.compute_capability for gpu in gpus)
     return _Room(len(gpus), utilization * total - _BUFFERS, capability, utilization)
@@ -121,26 +131,37 @@ def _impossible(subject: VllmSubject, wish: VllmWish, room: _Room) -> Iterator[s
 
 
 def _impossible_spread(subject: VllmSubject, parallel: Parallel, room: _Room) -> Iterator[str]:
-    counts = {"tensor": parallel.tensor, "pipeline": parallel.pipeline, "data": parallel.data}
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            yield f"--{name}-parallel must be at least 1"
-            return
-    if parallel.nodes < 1:
-        yield "--nodes must be at least 1"
+    counts = {
+        "--tensor-parallel": parallel.tensor,
+        "--pipeline-parallel": parallel.pipeline,
+        "--data-parallel": parallel.data,
+        "--nodes": parallel.nodes,
+    }
+    wrong = [name for name, count in counts.items() if count is not None and count < 1]
+    if wrong:
+        yield f"{wrong[0]} must be at least 1"
         return
-    tensor, pipeline, data = (count or 1 for count in counts.values())
-    if subject.heads is not None and subject.heads % tensor:
-        yield f"--tensor-parallel {tensor} does not divide the model's {subject.heads} heads"
+    tensor, pipeline = parallel.tensor or 1, parallel.pipeline or 1
+    if not _divides(subject, tensor):
+        heads = sorted({*subject.kv_heads, *((subject.heads,) if subject.heads else ())})
+        text = " and ".join(map(str, heads))
+        yield f"--tensor-parallel {tensor} does not divide the model's {text} heads"
     if pipeline > subject.shape.layers:
         layers = subject.shape.layers
         yield f"--pipeline-parallel {pipeline} is more than the model's {layers} layers"
-    if room.capability is None:
-        if pipeline > 1:
-            yield "--pipeline-parallel does not work on vLLM's CPU build: its first request fails"
-        if parallel.uses_ray:
-            yield "Ray and several nodes need GPUs: vLLM's CPU build does not support them"
+    if room.capability is not None:
+        yield from _too_many_ranks(parallel, room)
         return
+    if pipeline > 1:
+        yield "--pipeline-parallel does not work on vLLM's CPU build: its first request fails"
+    if parallel.uses_ray:
+        yield "Ray and several nodes need GPUs: vLLM's CPU build does not support them"
+
+
+def _too_many_ranks(parallel: Parallel, room: _Room) -> Iterator[str]:
+    tensor, pipeline, data = (n or 1 for n in (parallel.tensor, parallel.pipeline, parallel.data))
+    if data > 1 and data % parallel.nodes:
+        yield f"--data-parallel {data} cannot be spread evenly over {parallel.nodes} nodes"
     have, ranks = room.cards * parallel.nodes, tensor * pipeline * data
     if ranks > have:
         where = f"{have} of one kind" + (f" on {parallel.nodes} nodes" if parallel.uses_ray else "")
@@ -168,9 +189,14 @@ def _spread(subject: VllmSubject, wish: VllmWish, room: _Room) -> _Spread:
     if parallel.tensor is not None or room.capability is None:
         return _Spread(parallel.tensor or 1, pipeline, data)
     left = max(1, room.cards * parallel.nodes // (pipeline * data))
-    heads = subject.heads or 8  # a power of two divides the heads of every model in the catalog
-    tensor = max(n for n in range(1, left + 1) if n & (n - 1) == 0 and heads % n == 0)
+    tensor = max(n for n in range(1, left + 1) if n & (n - 1) == 0 and _divides(subject, n))
     return _Spread(tensor, pipeline, data)
+
+
+def _divides(subject: VllmSubject, tensor: int) -> bool:
+    """Whether so many ranks can share the heads; heads of keys and values may also be repeated."""
+    whole = subject.heads is None or subject.heads % tensor == 0
+    return whole and all(n % tensor == 0 or tensor % n == 0 for n in subject.kv_heads)
 
 
 def _candidates(
@@ -193,20 +219,21 @@ def _fit(
     subject: VllmSubject, weights: VllmWeights, wish: VllmWish, room: _Room, spread: _Spread
 ) -> VllmPlan | VllmRefusal:
     """The longest request and the most sequences that these weights leave room for."""
-    left = room.budget - weights.total / spread.ranks
+    left = _left(weights, room, spread)
     seqs = wish.max_num_seqs or (_GPU_SEQS if room.capability else _CPU_SEQS)
     for length in _lengths(subject, wish):
         for kv_type in _kv_types(wish, room):
-            cells = int(left / _bytes_per_token(subject.shape, kv_type, spread))
+            cells = int(left / _bytes_per_token(subject, kv_type, room, spread))
             if cells >= length:
                 sized = _Sized(length, kv_type, seqs, cells)
                 return _finish(subject, weights, wish, room, spread, sized)
     least = _lengths(subject, wish)[-1]
-    need = weights.total / spread.ranks + least * _bytes_per_token(
-        subject.shape, _kv_types(wish, room)[-1], spread
-    )
-    per = "" if room.capability is None else " on each card"
-    have = max(0.0, room.budget) / GB
+    state = least * _bytes_per_token(subject, _kv_types(wish, room)[-1], room, spread)
+    have, need = max(0.0, room.budget) / GB, state + room.budget - left
+    copies = f" in each of {spread.data} copies" if spread.data > 1 else ""
+    per = copies if room.capability is None else " on each card"
+    if room.capability is None:
+        need, have = state + weights.total, max(0.0, left + weights.total) / GB
     what = f"{weights.quant} with a context of {least:,} tokens"
     problem = f"{what} needs {need / GB:.1f} GB{per} and {have:.1f} GB can be used"
     return VllmRefusal(subject.name, (problem,))
@@ -237,10 +264,32 @@ def _kv_types(wish: VllmWish, room: _Room) -> tuple[str, ...]:
     return ("f16", "fp8") if room.capability and room.capability >= ADA else ("f16",)
 
 
-def _bytes_per_token(shape: Shape, kv_type: str, spread: _Spread) -> float:
+def _left(weights: VllmWeights, room: _Room, spread: _Spread) -> float:
+    """Bytes for keys and values: on one card, or in main memory for one copy of the model.
+
+    Cards divide the weights. Ranks on the processor do as well, and then share one memory.
+    """
+    if room.capability is not None:
+        return room.budget - weights.total / spread.ranks
+    more = spread.ranks * spread.data - 1
+    return (room.budget - more * _CPU_RANK) / spread.data - weights.total
+
+
+def _bytes_per_token(subject: VllmSubject, kv_type: str, room: _Room, spread: _Spread) -> float:
+    """Of the memory that `_left` counts."""
+    whole = _bytes_of_token(subject.shape, kv_type)
+    return whole if room.capability is None else whole / _shares(subject, spread)
+
+
+def _bytes_of_token(shape: Shape, kv_type: str) -> float:
     # Sliding-window layers are counted in full: how vLLM pages them depends on its version.
     elements = shape.kv_elements_per_token + shape.swa_elements_per_token
-    return max(1.0, elements * (1.0 if kv_type == "fp8" else 2.0) / spread.ranks)
+    return max(1.0, elements * (1.0 if kv_type == "fp8" else 2.0))
+
+
+def _shares(subject: VllmSubject, spread: _Spread) -> int:
+    """Ranks that keep different keys and values: more ranks than heads repeat them."""
+    return min(spread.tensor, *subject.kv_heads, spread.tensor) * spread.pipeline
 
 
 def _finish(
@@ -252,20 +301,26 @@ def _finish(
     sized: _Sized,
 ) -> VllmPlan:
     args = _arguments(subject, wish, room, spread, sized) | dict(wish.engine_args)
-    # These three are the server's own business, too; an override reaches both.
-    length = int(args.pop("max_model_len", sized.max_model_len))
-    seqs = int(args.pop("max_num_seqs", sized.max_num_seqs))
-    data = int(args.pop("data_parallel_size", spread.data))
-    sized = replace(sized, max_model_len=length, max_num_seqs=seqs)
-    spread = replace(spread, data=data)
-    reasons = tuple(_explain(weights, room, spread, sized, args))
-    return VllmPlan(subject.name, weights, length, seqs, data, args, reasons)
+    return VllmPlan(
+        model=subject.name,
+        weights=weights,
+        max_model_len=sized.max_model_len,
+        max_num_seqs=sized.max_num_seqs,
+        data_parallel_size=spread.data,
+        engine_args=args,
+        reasons=tuple(_explain(weights, room, spread, sized, args)),
+    )
 
 
 def _arguments(
     subject: VllmSubject, wish: VllmWish, room: _Room, spread: _Spread, sized: _Sized
 ) -> dict[str, Any]:
-    args: dict[str, Any] = {"enable_prefix_caching": True}
+    args: dict[str, Any] = {
+        "enable_prefix_caching": True,
+        # What was checked is what is loaded, also where Mistral's own layout lies beside it.
+        "config_format": "hf",
+        "load_format": "safetensors",
+    }
     if spread.tensor > 1:
         args["tensor_parallel_size"] = spread.tensor
     if spread.pipeline > 1:
@@ -274,13 +329,14 @@ def _arguments(
         args["distributed_executor_backend"] = "ray" if wish.parallel.uses_ray else "mp"
     if wish.parallel.uses_ray and spread.data > 1:
         args["data_parallel_backend"] = "ray"
+        args["data_parallel_size_local"] = spread.data // wish.parallel.nodes
     if sized.kv_type == "fp8":
         args["kv_cache_dtype"] = "fp8"
     if room.capability is None:
         wanted = _CPU_FULL_LENGTH_SEQS * sized.max_model_len
         wanted = max(wanted, sized.max_num_seqs * min(_TYPICAL_TOKENS, sized.max_model_len))
         cells = min(sized.cells, wanted)
-        per_token = _bytes_per_token(subject.shape, sized.kv_type, spread)
+        per_token = _bytes_of_token(subject.shape, sized.kv_type) / _shares(subject, spread)
         # A block more: one that is begun is taken whole.
         args["kv_cache_memory_bytes"] = math.ceil((cells + _CPU_BLOCK) * per_token)
         args |= {"dtype": "bfloat16", "enforce_eager": True, "block_size": _CPU_BLOCK}

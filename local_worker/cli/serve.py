@@ -33,6 +33,8 @@ _OWN_OPTIONS = {
     "tensor_parallel_size": "--tensor-parallel",
     "pipeline_parallel_size": "--pipeline-parallel",
     "data_parallel_size": "--data-parallel",
+    "max_model_len": "--context",
+    "max_num_seqs": "--max-num-seqs",
 }
 """Arguments that more than vLLM has to know about."""
 

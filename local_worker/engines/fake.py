@@ -79,7 +79,12 @@ class FakeEngine:
     """Implements `engine.Engine` without computing anything."""
 
     def __init__(
-        self, script: Script | None = None, *, max_model_len: int = 4096, max_num_seqs: int = 64
+        self,
+        script: Script | None = None,
+        *,
+        max_model_len: int = 4096,
+        max_num_seqs: int = 64,
+        limits: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.script = script or Script()
         self.requests: list[GenerationRequest] = []
@@ -97,6 +102,7 @@ class FakeEngine:
             eos_token=CONTROL[0],
             longest_token=max(map(len, CONTROL)),
             control_tokens=CONTROL,
+            limits=limits,
         )
 
     @property

@@ -81,7 +81,7 @@ class VllmModels:
         present = present or pull_repo(self.store, repo, progress=self.progress)
         facts = read_folder(present.files[0].parent)
         # Planned again from the files themselves: the catalog only estimates their size.
-        found = self._resolved(facts, card_of(entry, present.files[0]), overrides, entry.id)
+        found = self._resolved(facts, card_of(entry, present.files[0]), overrides, entry)
         if entry.vllm is None or entry.vllm.speculation is None:
             return found
         hint = (
@@ -91,11 +91,15 @@ class VllmModels:
         return replace(found, reasons=(*found.reasons, hint))
 
     def _resolved(
-        self, facts: FolderFacts, card: ModelCard, overrides: Overrides, name: str | None = None
+        self,
+        facts: FolderFacts,
+        card: ModelCard,
+        overrides: Overrides,
+        entry: ModelEntry | None = None,
     ) -> Resolved:
         subject = subject_of_folder(facts)
-        if name is not None:  # the choice among the catalog's formats was made
-            subject = replace(subject, name=name)
+        if entry is not None:  # its shape is finer than what a config says in common terms
+            subject = replace(subject, name=entry.id, shape=entry.shape)
             overrides = replace(overrides, wish=replace(overrides.wish, quant=None))
         chosen = self._plan(subject, overrides)
         config = VllmConfig(
@@ -107,6 +111,7 @@ class VllmModels:
             on_gpu=bool(self._hardware().nvidia.gpus),
             ray_address=overrides.vllm.parallel.ray_address,
             threads=overrides.threads or threads_for(self.machine.hardware.cpu),
+            visible_devices=chosen.visible_devices,
         )
         return Resolved(config, card, chosen, chosen.reasons)
 

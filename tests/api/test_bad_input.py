@@ -268,3 +268,23 @@ async def test_paths_and_methods_that_do_not_exist(make_api):
         assert (await api.client.get("/v1/nothing")).json()["error"]["code"] == "404"
         assert (await api.client.post("/v1/chat/completions/")).json()["error"]["code"] == "404"
         assert (await api.client.get("/v1/chat/completions")).json()["error"]["code"] == "405"
+
+
+async def test_what_the_engine_cannot_do_is_refused_by_name(make_api):
+    limits = (("min_p", "it has none"), ("logit_bias", "it has none"))
+    async with make_api(limits=limits) as api:
+        for field, value in (("min_p", 0.1), ("logit_bias", {"5": 1.0})):
+            response = await api.chat(**{field: value})
+            error = response.json()["error"]
+            assert (response.status_code, error["param"]) == (400, field)
+            assert "fake: it has none" in error["message"]
+        assert (await api.chat(min_p=0, logit_bias={})).status_code == 200
+
+
+async def test_more_biases_than_an_engine_survives(make_api):
+    async with make_api(thinking=None) as api:
+        response = await api.chat(logit_bias={str(i): 1.0 for i in range(262)})
+        assert response.status_code == 200
+        response = await api.chat(logit_bias={str(i): 1.0 for i in range(1025)})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "logit_bias"

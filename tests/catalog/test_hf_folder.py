@@ -66,6 +66,14 @@ def test_a_multimodal_config_keeps_its_text_part_apart(folder):
             },
             "int",
         ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"a": {"weights": {"num_bits": 4, "type": "int"}}},
+                "kv_cache_scheme": {"num_bits": 8, "type": "float"},
+            },
+            "int",
+        ),
         ({"quant_method": "mxfp4"}, "mxfp4"),
     ],
 )
@@ -109,6 +117,12 @@ def test_no_weights(folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelFileError, match="no weights"):
         read_folder(folder)
+
+
+def test_a_copy_in_mistrals_own_layout_is_not_counted(folder):
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    size = (folder / "model.safetensors").stat().st_size
+    assert read_folder(folder).weight_bytes == size
 
 
 def test_truncated_weights(folder):

@@ -59,7 +59,13 @@ def refused(hardware, subject, wish=None):
 def test_one_card_with_room():
     found = planned(machine(card()), model())
     assert (found.max_model_len, found.max_num_seqs, found.data_parallel_size) == (32_768, 256, 1)
-    assert found.engine_args == {"enable_prefix_caching": True, "gpu_memory_utilization": 0.92}
+    assert found.engine_args == {
+        "enable_prefix_caching": True,
+        "config_format": "hf",
+        "load_format": "safetensors",
+        "gpu_memory_utilization": 0.92,
+    }
+    assert found.visible_devices == ()
 
 
 def test_what_others_use_of_a_card_is_left_to_them():
@@ -78,9 +84,33 @@ def test_a_third_card_cannot_take_part_in_a_power_of_two():
 
 
 def test_a_slower_card_is_left_out():
-    small = card("NVIDIA T4", (7, 5), 16 * GB)
-    found = planned(machine(card(), small), model())
-    assert "tensor_parallel_size" not in found.engine_args
+    small = card("NVIDIA T4", (7, 5), 16 * GB, uuid="GPU-b")
+    cards = (card(uuid="GPU-a"), small, card(uuid="GPU-c"))
+    found = planned(machine(*cards), model())
+    assert found.engine_args["tensor_parallel_size"] == 2
+    assert found.visible_devices == ("GPU-a", "GPU-c")
+
+
+def test_heads_of_keys_and_values_have_to_divide_as_well():
+    """As in Phi-4: 40 heads, 10 of keys and values."""
+    shape = Shape(layers=40, hidden=5120, vocab=100_000, context=16_384, kv=[KvLayers(40, 10, 128)])
+    subject = VllmSubject("phi", shape, (VllmWeights("bf16", 30 * GB),), 40)
+    found = planned(machine(*[card()] * 4), subject)
+    assert found.engine_args["tensor_parallel_size"] == 2
+    wish = VllmWish(parallel=Parallel(tensor=4))
+    assert "does not divide the model's 10 and 40 heads" in refused(
+        machine(*[card()] * 4), subject, wish
+    )
+
+
+def test_more_cards_than_heads_of_keys_and_values_repeat_them():
+    """32,768 tokens of 64 KiB take as much of each of 8 cards as of 4, where there are 4 heads."""
+    tight = [card(total=10 * GB)] * 8
+    four = planned(machine(*tight[:4]), model(total=16 * GB))
+    eight = planned(machine(*tight), model(total=32 * GB))
+    assert (four.engine_args["tensor_parallel_size"], four.max_model_len) == (4, 32_768)
+    assert eight.engine_args["tensor_parallel_size"] == 8
+    assert eight.max_model_len == four.max_model_len
 
 
 def test_copies_take_cards_from_sharing():
@@ -105,6 +135,11 @@ def test_copies_on_other_nodes_are_rays_as_well():
     parallel = Parallel(tensor=2, data=2, nodes=2, ray_address="auto")
     found = planned(machine(*[card()] * 2), model(), VllmWish(parallel=parallel))
     assert found.engine_args["data_parallel_backend"] == "ray"
+    assert found.engine_args["data_parallel_size_local"] == 1
+    uneven = Parallel(tensor=1, data=3, nodes=2, ray_address="auto")
+    assert "spread evenly over 2 nodes" in refused(
+        machine(*[card()] * 2), model(), VllmWish(parallel=uneven)
+    )
 
 
 def test_keys_and_values_in_fp8_where_f16_does_not_fit():
@@ -144,13 +179,31 @@ def test_two_ranks_on_the_processor_halve_what_each_keeps():
     assert two["kv_cache_memory_bytes"] * 2 == one.engine_args["kv_cache_memory_bytes"]
 
 
+def test_ranks_on_the_processor_share_its_memory():
+    small = machine(memory=24 * GB)
+    wish = VllmWish(parallel=Parallel(tensor=4))
+    assert "needs 40.1 GB" in refused(small, model(total=40 * GB), wish)
+    copies = VllmWish(parallel=Parallel(data=4))
+    assert "in each of 4 copies" in refused(small, model(total=12 * GB), copies)
+
+
 def test_every_argument_can_be_overridden_and_all_are_shown():
-    wish = VllmWish(engine_args={"gpu_memory_utilization": 0.5, "max_num_seqs": 3, "seed": 7})
+    wish = VllmWish(engine_args={"gpu_memory_utilization": 0.5, "seed": 7})
     found = planned(machine(card()), model(), wish)
-    assert found.max_num_seqs == 3
     assert found.engine_args["gpu_memory_utilization"] == 0.5
-    assert "max_num_seqs" not in found.engine_args
     assert "seed=7" in found.reasons[-1]
+
+
+def test_an_override_counts_in_the_arithmetic():
+    wish = VllmWish(engine_args={"gpu_memory_utilization": 0.3})
+    assert planned(machine(card()), model(), wish).engine_args["kv_cache_dtype"] == "fp8"
+    assert "GB can be used" in refused(machine(card()), model(total=29 * GB), wish)
+
+
+@pytest.mark.parametrize("share", ["much", 0, 1.5, None, True])
+def test_a_share_of_memory_that_is_none(share):
+    wish = VllmWish(engine_args={"gpu_memory_utilization": share})
+    assert "no share between 0 and 1" in refused(machine(card()), model(), wish)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +215,7 @@ def test_every_argument_can_be_overridden_and_all_are_shown():
         (VllmWish(kv_type="q8_0"), "f16 or fp8, not q8_0"),
         (VllmWish(quant="awq"), "there is no awq for vLLM, only bf16"),
         (VllmWish(parallel=Parallel(tensor=0)), "--tensor-parallel must be at least 1"),
-        (VllmWish(parallel=Parallel(tensor=3)), "does not divide the model's 32 heads"),
+        (VllmWish(parallel=Parallel(tensor=3)), "does not divide the model's 4 and 32 heads"),
         (VllmWish(parallel=Parallel(tensor=4)), "needs 4 cards and there are 2 of one kind"),
         (VllmWish(parallel=Parallel(tensor=2, data=2)), "needs 4 cards"),
         (VllmWish(parallel=Parallel(pipeline=64)), "more than the model's 32 layers"),

@@ -118,6 +118,7 @@ def test_engine_arguments_are_json_where_they_read_as_such():
         (["a b=7"], "name=value"),
         (["seed=1", "seed=2"], "given twice"),
         (["model=x"], "use --model"),
+        (["max-model-len=auto"], "use --context"),
         (["tensor-parallel-size=2"], "use --tensor-parallel"),
     ],
 )

@@ -154,7 +154,7 @@ def test_without_vllm_it_says_what_to_install(resolve, folder):
 
 
 def test_what_does_not_fit_vllm_is_one_line(resolve, folder):
-    with pytest.raises(DoesNotFitError, match="does not divide the model's 4 heads"):
+    with pytest.raises(DoesNotFitError, match="does not divide the model's 2 and 4 heads"):
         resolve(str(folder), Overrides(vllm=VllmWish(parallel=Parallel(tensor=3))))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import signal
 import time
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -354,4 +355,6 @@ class ProcessEngine:
 
 
 def _describe_exit(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "killed by signal 9, as the system does where memory runs out"
     return f"killed by signal {-status}" if status < 0 else f"exit status {status}"

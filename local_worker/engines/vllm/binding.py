@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import vllm
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from local_worker.engines.vllm.config import VllmConfig
 
 VERSION: str = vllm.__version__
+
+CLOSE_SECONDS = 0.5
+"""What an engine core gets to end by itself; it holds nothing worth saving."""
 
 
 class _Gauges(StatLoggerBase):  # type: ignore[misc]
@@ -67,8 +71,14 @@ class Vllm:
         self._gauges: list[_Gauges] = []
         self._engine = AsyncLLM.from_engine_args(args, stat_loggers=[self._make_gauges])
         self.vocab_size: int = self._engine.model_config.get_vocab_size()
+        self.kv_capacity = self._capacity(config.data_parallel_size)
+
+    def _capacity(self, copies: int) -> int:
+        """Tokens that fit the cache, of all copies together."""
         cache = self._engine.vllm_config.cache_config
-        self.kv_capacity: int = cache.num_gpu_blocks * cache.block_size * config.data_parallel_size
+        if cache.kv_cache_size_tokens:
+            return int(cache.kv_cache_size_tokens) * copies
+        return int(cache.num_gpu_blocks * cache.block_size)  # summed over the copies by vLLM
 
     def _make_gauges(self, vllm_config: object, engine_index: int = 0) -> _Gauges:
         gauges = _Gauges(vllm_config, engine_index)
@@ -92,8 +102,9 @@ class Vllm:
         return bool(self._engine.errored)
 
     def close(self) -> None:
-        """Ends the engine core."""
-        self._engine.shutdown()
+        """Ends the engine core, and gives its shared memory back."""
+        logging.getLogger("vllm").setLevel(logging.ERROR)  # that it is ended is no warning
+        self._engine.shutdown(timeout=CLOSE_SECONDS)
 
     async def generate(
         self, request_id: str, token_ids: list[int], params: dict[str, Any]

@@ -18,6 +18,7 @@ class VllmConfig:
         engine_args: every other argument, by the name that `vllm.AsyncEngineArgs` gives it.
         on_gpu: whether it computes on GPUs.
         threads: for computing without a GPU.
+        visible_devices: ids of the cards to use; empty leaves all of them in sight.
         ray_address: of the Ray cluster's head; None where there is none to join.
     """
 
@@ -28,4 +29,5 @@ class VllmConfig:
     engine_args: dict[str, Any] = field(default_factory=dict)
     on_gpu: bool = False
     threads: int = 1
+    visible_devices: tuple[str, ...] = ()
     ray_address: str | None = None

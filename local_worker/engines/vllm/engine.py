@@ -50,6 +50,8 @@ def environment(config: VllmConfig) -> dict[str, str]:
     asked = {name: os.environ.get(name, value) for name, value in usual.items()}
     if not config.on_gpu:
         asked["OMP_NUM_THREADS"] = str(config.threads)
+    if config.visible_devices:
+        asked["CUDA_VISIBLE_DEVICES"] = ",".join(config.visible_devices)
     if config.ray_address is not None:
         asked |= {"RAY_ADDRESS": config.ray_address, "RAY_USAGE_STATS_ENABLED": "0"}
     return asked | PRIVATE

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _EXCEPTION = re.compile(r"(?:^|\s)(?:[\w.]+\.)?(\w*(?:Error|Exception|Exit)): (.+)$")
+_HARMLESS = re.compile(r"\b(?:DEBUG|INFO|WARNING)\b|\w*Warning: ")
 _SECONDHAND = ("Engine core initialization failed", "WorkerProc initialization failed")
 
 
@@ -27,7 +28,8 @@ class _Advice:
 _ADVICE = (
     _Advice(
         r"out of memory|No available memory for the cache blocks|Free memory on device"
-        r"|larger than the available KV cache memory|not enough memory|Available KV cache memory",
+        r"|larger than the available KV cache memory|not enough memory|Available KV cache memory"
+        r"|Failed core proc\(s\): .*: -9\b",  # what the kernel does where memory runs out
         "not enough memory: ask for less with --context or --max-num-seqs, end what else uses the "
         "GPU, or take a smaller quantisation",
     ),
@@ -77,6 +79,8 @@ def explain(error: str, printed: Iterable[str]) -> str:
 def _root_cause(printed: Iterable[str]) -> str | None:
     """The first exception that was printed and is not just the report of another one."""
     for line in printed:
+        if _HARMLESS.search(line):
+            continue
         match = _EXCEPTION.search(line.rstrip())
         if match and not match[2].startswith(_SECONDHAND):
             return _first_line(match[2])

@@ -23,9 +23,17 @@ _SEED_BITS = 63
 MAX_BIAS = 100.0
 """vLLM clamps a logit bias to this."""
 
+MAX_BIASED_TOKENS = 1024
+"""More of them end vLLM's engine (its V2 runner raises in the middle of a step)."""
+
 
 def phase_params(
-    request: GenerationRequest, output_ids: Items[int], number: int, end_ids: Items[int]
+    request: GenerationRequest,
+    output_ids: Items[int],
+    number: int,
+    end_ids: Items[int],
+    *,
+    biases: bool = True,
 ) -> dict[str, Any]:
     """Arguments for `vllm.SamplingParams`.
 
@@ -34,6 +42,8 @@ def phase_params(
         output_ids: its output so far, forced tokens included; shorter than its max_tokens.
         number: phases before this one.
         end_ids: the model's end-of-generation tokens.
+        biases: whether vLLM takes any, which it does not beside speculation; penalties then count
+            from the beginning of the phase.
     """
     sampling = request.sampling
     room = request.max_tokens - len(output_ids)
@@ -49,7 +59,7 @@ def phase_params(
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
         "repetition_penalty": sampling.repeat_penalty,
-        "logit_bias": _bias(request, output_ids) or None,
+        "logit_bias": (_bias(request, output_ids) if biases else {}) or None,
         "seed": _seed(sampling.seed, number),
         "logprobs": sampling.logprobs,
         "stop_token_ids": list(end_ids),
@@ -76,4 +86,7 @@ def _bias(request: GenerationRequest, output_ids: Items[int]) -> dict[int, float
         for token_id, count in Counter(output_ids).items():
             penalty = sampling.presence_penalty + sampling.frequency_penalty * count
             bias[token_id] = bias.get(token_id, 0.0) - penalty
-    return {i: max(-MAX_BIAS, min(MAX_BIAS, value)) for i, value in bias.items()}
+    given = {token_id for token_id, _ in sampling.logit_bias}
+    # What a client named comes first; of the rest, what weighs most.
+    order = sorted(bias, key=lambda i: (i not in given, -abs(bias[i])))
+    return {i: max(-MAX_BIAS, min(MAX_BIAS, bias[i])) for i in order[:MAX_BIASED_TOKENS]}

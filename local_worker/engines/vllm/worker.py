@@ -11,6 +11,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from contextlib import aclosing, suppress
@@ -40,6 +41,13 @@ if TYPE_CHECKING:
     from local_worker.types import GenerationRequest, StepOutput
 
 HEALTH_SECONDS = 0.2
+SPECULATION_LIMITS = tuple(
+    (field, "it cannot be combined with speculative_config, with which this server was started")
+    for field in ("min_p", "logit_bias")
+)
+"""What vLLM refuses beside speculation."""
+
+CLOSE_SECONDS = 3.0
 LAST_WORDS_SECONDS = 0.5
 """For what a dying child has printed to arrive."""
 
@@ -47,8 +55,17 @@ LAST_WORDS_SECONDS = 0.5
 class Sequences:
     """All sequences of the process, from submission to their one terminal output."""
 
-    def __init__(self, vllm: Vllm, vocabulary: Vocabulary, channel: Channel, room: int) -> None:
+    def __init__(
+        self,
+        vllm: Vllm,
+        vocabulary: Vocabulary,
+        channel: Channel,
+        room: int,
+        *,
+        biases: bool = True,
+    ) -> None:
         self._vllm = vllm
+        self._biases = biases
         self._vocabulary = vocabulary
         self._channel = channel
         self._gate = asyncio.Semaphore(room)
@@ -70,6 +87,10 @@ class Sequences:
         if (task := self._tasks.get(request_id)) is not None:
             task.cancel()
 
+    def report_life(self) -> None:
+        """A sign of life, with the gauges."""
+        self._flush_soon()
+
     async def _run(self, sequence: Sequence) -> None:
         try:
             async with self._gate:
@@ -84,7 +105,7 @@ class Sequences:
         except DeadError as error:
             end_process(str(error))  # with no word about this sequence: it may be run again
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must not wait for ever
-            self._end(sequence, FinishReason.ERROR, f"vLLM: {error}")
+            self._end(sequence, FinishReason.ERROR, f"vLLM: {str(error) or repr(error.__cause__)}")
 
     def _forget(self, sequence: Sequence) -> None:
         """Its task is over; one that was cancelled may never have run at all."""
@@ -100,6 +121,7 @@ class Sequences:
                 sequence.token_ids[len(request.prompt_token_ids) :],
                 number,
                 self._vocabulary.end_ids,
+                biases=self._biases,
             )
             stream = self._vllm.generate(
                 f"{request.request_id}.{number}", list(sequence.token_ids), params
@@ -184,9 +206,15 @@ class Worker:
 
     async def serve(self) -> None:
         """Until `Shutdown`."""
+        steps = 0
         while not self._closed.is_set():
             if self._vllm.dead:
                 end_process("vLLM's engine core ended")
+            if (
+                self._vllm.steps != steps
+            ):  # a long prefill has nothing to report but that it goes on
+                steps = self._vllm.steps
+                self._sequences.report_life()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), HEALTH_SECONDS)
 
@@ -204,9 +232,10 @@ class Worker:
             self._closed.set()
 
 
-def end_process(reason: str) -> NoReturn:
+def end_process(reason: str | None = None) -> NoReturn:
     """Ends this process and those that vLLM started, at once: nothing may keep the memory."""
-    print(f"local-worker: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - there is no other log here
+    if reason is not None:
+        print(f"local-worker: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - there is no other log here
     os.killpg(0, signal.SIGKILL)
     os._exit(1)  # not reached: this process is of the group
 
@@ -226,6 +255,7 @@ def describe(vllm: Vllm, vocabulary: Vocabulary, config: VllmConfig, version: st
         eos_token=vocabulary.eos_token,
         longest_token=vocabulary.longest_token(),
         control_tokens=vocabulary.control_tokens,
+        limits=SPECULATION_LIMITS if config.engine_args.get("speculative_config") else (),
     )
 
 
@@ -239,7 +269,7 @@ async def run(channel: Channel, config: VllmConfig) -> None:
 
         vllm = Vllm(config)
         vocabulary = Vocabulary(Path(config.model_path), vllm.vocab_size)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is why the start failed
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is why the start failed
         traceback.print_exc()
         await asyncio.sleep(LAST_WORDS_SECONDS)
         cause = explain(str(error), tail.lines())
@@ -248,11 +278,17 @@ async def run(channel: Channel, config: VllmConfig) -> None:
     tail.let_through()
     channel.send(messages.Ready(describe(vllm, vocabulary, config, VERSION)))
     room = config.max_num_seqs * config.data_parallel_size
-    worker = Worker(Sequences(vllm, vocabulary, channel, room), vllm)
+    biases = not config.engine_args.get("speculative_config")
+    worker = Worker(Sequences(vllm, vocabulary, channel, room, biases=biases), vllm)
     CommandReader(
         channel, vocabulary, worker.take, lambda _: end_process("the server is gone")
     ).start()
     await worker.serve()
+    # vLLM's own shutdown gives shared memory back; it must not take longer than the server waits.
+    timer = threading.Timer(CLOSE_SECONDS, end_process)
+    timer.daemon = True
+    timer.start()
+    vllm.close()
 
 
 def main() -> None:
@@ -262,8 +298,7 @@ def main() -> None:
     if body is None:
         return
     asyncio.run(run(channel, msgspec.msgpack.decode(body, type=VllmConfig)))
-    # vLLM's own shutdown waits seconds for a core that holds nothing worth saving.
-    end_process("closed")
+    end_process()
 
 
 if __name__ == "__main__":

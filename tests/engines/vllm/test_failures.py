@@ -56,6 +56,20 @@ def test_the_root_cause_is_found_in_what_the_core_printed():
     assert line.startswith("CUDA out of memory. Tried to allocate 5.00 GiB; not enough memory")
 
 
+def test_a_core_that_the_system_killed_ran_out_of_memory():
+    line = explain(CORE.format("{'EngineCore_0': -9}"), [])
+    assert "not enough memory" in line
+
+
+def test_warnings_are_no_causes():
+    printed = [
+        "(EngineCore pid=7) WARNING 11-22 [x.py:1] ImportError: libfoo is missing\n",
+        "x.py:1: UserWarning: a RuntimeError: is near\n",
+        "ValueError: the cause\n",
+    ]
+    assert explain(CORE, printed) == "the cause"
+
+
 def test_without_a_cause_the_error_itself_has_to_do():
     assert explain(CORE, ["nothing of use\n"]) == CORE
     assert explain("first\nsecond", []) == "first"

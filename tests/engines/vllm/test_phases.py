@@ -70,6 +70,20 @@ def test_without_output_there_is_nothing_to_penalise():
     assert params(presence_penalty=0.5)["logit_bias"] is None
 
 
+def test_no_more_tokens_are_biased_than_vllm_survives():
+    """A client's own come first, then what weighs most."""
+    output = tuple(range(100, 2000)) + (150,) * 3
+    found = params(output, 1, 5000, frequency_penalty=0.5, logit_bias=((7, 0.1), (8, 0.0)))
+    assert len(found["logit_bias"]) == 1024
+    assert found["logit_bias"][7] == 0.1
+    assert found["logit_bias"][150] == -2.0
+
+
+def test_beside_speculation_there_is_no_bias():
+    request = GenerationRequest("r", (1,), 20, SamplingParams(presence_penalty=1.0))
+    assert phase_params(request, (4, 5), 1, END, biases=False)["logit_bias"] is None
+
+
 def test_a_bias_stays_inside_what_vllm_takes():
     found = params((4,) * 60, 1, 100, frequency_penalty=2.0, logit_bias=((5, 100.0),))
     assert found["logit_bias"] == {4: -100.0, 5: 100.0}
