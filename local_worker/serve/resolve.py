@@ -60,6 +60,8 @@ class Resolver:
         """
         name = model or DEFAULT_MODEL
         path = Path(name).expanduser() if is_path(name) else None
+        if path is not None and not path.exists():
+            raise ModelFileError(f"there is no file or folder {path}")
         entry = find(self.catalog, name) if path is None else None
         backend = choose_backend(self.machine.hardware, self.machine.software)
         engine = engine_for(path, entry, overrides.engine, backend, self.machine.software)

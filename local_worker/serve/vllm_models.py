@@ -63,7 +63,7 @@ class VllmModels:
         assert present is not None, "the embedded model belongs to the package"
         overrides = replace(overrides, threads=overrides.threads or DEMO_THREADS)
         facts = read_folder(present.files[0].parent)
-        return self._resolved(facts, card_of(entry, present.files[0]), overrides)
+        return self._resolved(facts, card_of(entry, present.files[0]), overrides, entry)
 
     def from_entry(self, entry: ModelEntry, overrides: Overrides) -> Resolved:
         """The weights of a catalog model that suit the card, fetched if they are not here."""
@@ -80,7 +80,9 @@ class VllmModels:
             )
         present = present or pull_repo(self.store, repo, progress=self.progress)
         facts = read_folder(present.files[0].parent)
-        # Planned again from the files themselves: the catalog only estimates their size.
+        # Planned again from the files themselves: the catalog only estimates their size. Which
+        # format it is has been chosen, and a folder may call it by another name.
+        overrides = replace(overrides, wish=replace(overrides.wish, quant=None))
         found = self._resolved(facts, card_of(entry, present.files[0]), overrides, entry)
         if entry.vllm is None or entry.vllm.speculation is None:
             return found
@@ -100,7 +102,6 @@ class VllmModels:
         subject = subject_of_folder(facts)
         if entry is not None:  # its shape is finer than what a config says in common terms
             subject = replace(subject, name=entry.id, shape=entry.shape)
-            overrides = replace(overrides, wish=replace(overrides.wish, quant=None))
         chosen = self._plan(subject, overrides)
         config = VllmConfig(
             model_path=str(facts.path),

@@ -158,6 +158,19 @@ def test_what_does_not_fit_vllm_is_one_line(resolve, folder):
         resolve(str(folder), Overrides(vllm=VllmWish(parallel=Parallel(tensor=3))))
 
 
+def test_a_path_that_leads_nowhere(resolve):
+    for path in ("/nowhere/model", "./nowhere.gguf"):
+        with pytest.raises(ModelFileError, match="there is no file or folder"):
+            resolve(path, llama=None, vllm=None)
+
+
+def test_the_embedded_model_keeps_its_name(resolve):
+    with pytest.raises(DoesNotFitError, match=r"^demo cannot be loaded with vLLM"):
+        resolve("demo", Overrides(Wish(context=99_999), engine="vllm"))
+    with pytest.raises(DoesNotFitError, match="there is no q8_0 for vLLM, only bf16"):
+        resolve("demo", Overrides(Wish(quant="q8_0"), engine="vllm"))
+
+
 def test_a_folder_that_is_no_model(resolve, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelFileError, match=r"has no config\.json"):
