@@ -8,7 +8,6 @@ not underestimated: every layer keeps every token.
 from __future__ import annotations
 
 import json
-import math
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,7 +68,7 @@ def read_folder(path: Path) -> FolderFacts:
         weight_bytes=_weight_bytes(path),
         heads=heads,
         shape=_shape(text, heads, path),
-        chat_template=_chat_template(path),
+        chat_template=chat_template_of(path),
     )
 
 
@@ -151,7 +150,8 @@ def _check_weights(file: Path) -> int:
     return size
 
 
-def _chat_template(path: Path) -> str | None:
+def chat_template_of(path: Path) -> str | None:
+    """From a file of its own, or from the tokenizer's settings; of several, the default one."""
     file = path / "chat_template.jinja"
     if file.exists():
         return file.read_text()
@@ -174,8 +174,3 @@ def _read_json(path: Path, name: str, *, required: bool = False) -> dict[str, An
     if not isinstance(found, dict):
         raise ModelFileError(f"{file} should hold a JSON object")
     return found
-
-
-def kv_bytes_per_token(facts: FolderFacts, *, bytes_per_element: float) -> int:
-    """Bytes of keys and values that one token takes, on all cards together."""
-    return math.ceil(facts.shape.kv_elements_per_token * bytes_per_element)

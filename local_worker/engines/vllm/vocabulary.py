@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from llguidance import LLTokenizer
 from tokenizers import Tokenizer
 
+from local_worker.catalog.hf_folder import chat_template_of
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -36,7 +38,7 @@ class Vocabulary:
         source = json.loads(text)
         settings = _read(folder / "tokenizer_config.json")
         self.vocab_size = size
-        self.chat_template = _chat_template(folder, settings)
+        self.chat_template = chat_template_of(folder)
         self.bos_token = _spelling(settings.get("bos_token"))
         self.eos_token = _spelling(settings.get("eos_token"))
         added = source.get("added_tokens") or []
@@ -109,17 +111,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _spelling(token: str | dict[str, str] | None) -> str:
     return token["content"] if isinstance(token, dict) else token or ""
-
-
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """From a file of its own, or from the tokenizer's settings; of several, the default one."""
-    path = folder / "chat_template.jinja"
-    if path.exists():
-        return path.read_text()
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        template = next((t["template"] for t in template if t["name"] == "default"), None)
-    return template
 
 
 def _end_ids(folder: Path, eos: int | None) -> tuple[int, ...]:
