@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _HEADER = struct.Struct("<Q")
 _MAX_HEADER = 100 << 20  # the limit of the safetensors library
 _DEFAULT_CONTEXT = 4096
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class FolderFacts:
         quant: the weights' format: `bf16`, `fp8`, `nvfp4`, `awq`, `gptq`, ...
         weight_bytes: of all safetensors files.
         heads: attention heads; tensor parallelism has to divide them.
+        experts: whether it is a mixture of experts.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class FolderFacts:
     quant: str
     weight_bytes: int
     heads: int
+    experts: bool
     shape: Shape
     chat_template: str | None
 
@@ -67,6 +70,7 @@ def read_folder(path: Path) -> FolderFacts:
         quant=_quant(config, text),
         weight_bytes=_weight_bytes(path),
         heads=heads,
+        experts=any(text.get(key) for key in _EXPERTS),
         shape=_shape(text, heads, path),
         chat_template=chat_template_of(path),
     )

@@ -79,6 +79,7 @@ class VllmSubject:
     shape: Shape
     weights: tuple[VllmWeights, ...]
     heads: int | None = None
+    experts: bool = False
 
     @property
     def kv_heads(self) -> tuple[int, ...]:
@@ -121,7 +122,7 @@ class VllmRefusal:
 def subject_of_folder(facts: FolderFacts) -> VllmSubject:
     """The planner's view of a model folder."""
     weights = VllmWeights(facts.quant, facts.weight_bytes)
-    return VllmSubject(facts.name, facts.shape, (weights,), facts.heads)
+    return VllmSubject(facts.name, facts.shape, (weights,), facts.heads, facts.experts)
 
 
 def subject_of_entry(entry: ModelEntry) -> VllmSubject:
@@ -132,7 +133,8 @@ def subject_of_entry(entry: ModelEntry) -> VllmSubject:
         quant = quant_of_repo(repo)
         total = int(entry.params.total * _BYTES_PER_WEIGHT[quant])
         weights.append(VllmWeights(quant, total, repo, exact=False))
-    return VllmSubject(entry.id, entry.shape, tuple(weights))
+    experts = entry.shape.moe is not None
+    return VllmSubject(entry.id, entry.shape, tuple(weights), experts=experts)
 
 
 def quant_of_repo(repo: str) -> str:

@@ -154,6 +154,8 @@ def _impossible_spread(subject: VllmSubject, parallel: Parallel, room: _Room) ->
         return
     if pipeline > 1:
         yield "--pipeline-parallel does not work on vLLM's CPU build: its first request fails"
+    if (parallel.data or 1) > 1 and subject.experts:
+        yield "--data-parallel does not work on vLLM's CPU build for a mixture of experts"
     if parallel.uses_ray:
         yield "Ray and several nodes need GPUs: vLLM's CPU build does not support them"
 

@@ -29,6 +29,7 @@ def test_facts_of_the_embedded_model(folder):
     )  # fmt: skip
     assert facts.quant == "bf16"
     assert facts.weight_bytes == (folder / "model.safetensors").stat().st_size
+    assert facts.experts
     assert (facts.shape.layers, facts.shape.context, facts.heads) == (4, 4096, 4)
     assert facts.shape.kv_elements_per_token == 2 * 4 * 2 * 32
     assert "<|im_start|>" in (facts.chat_template or "")

@@ -238,6 +238,12 @@ def test_what_the_cpu_build_cannot_do(wish, problem):
     assert problem in refused(machine(), model(), wish)
 
 
+def test_copies_of_experts_on_the_processor():
+    wish = VllmWish(parallel=Parallel(data=2))
+    assert "for a mixture of experts" in refused(machine(), model(experts=True), wish)
+    assert planned(machine(), model(total=2 * GB), wish).data_parallel_size == 2
+
+
 def test_too_large_is_said_in_figures():
     line = refused(machine(card("L4", (8, 9), 24 * GB)), model(total=60 * GB))
     assert "bf16 with a context of 1,024 tokens needs 60.0 GB on each card" in line

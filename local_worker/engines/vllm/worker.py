@@ -233,11 +233,15 @@ class Worker:
 
 
 def end_process(reason: str | None = None) -> NoReturn:
-    """Ends this process and those that vLLM started, at once: nothing may keep the memory."""
+    """Ends this process at once; the supervisor ends those that vLLM started."""
     if reason is not None:
         print(f"local-worker: {reason}", file=sys.stderr, flush=True)  # noqa: T201 - there is no other log here
+    os._exit(0 if reason is None else 1)
+
+
+def end_orphans(_: int) -> None:
+    """The server is gone: ends this process and all that vLLM started."""
     os.killpg(0, signal.SIGKILL)
-    os._exit(1)  # not reached: this process is of the group
 
 
 def describe(vllm: Vllm, vocabulary: Vocabulary, config: VllmConfig, version: str) -> EngineInfo:
@@ -280,9 +284,7 @@ async def run(channel: Channel, config: VllmConfig) -> None:
     room = config.max_num_seqs * config.data_parallel_size
     biases = not config.engine_args.get("speculative_config")
     worker = Worker(Sequences(vllm, vocabulary, channel, room, biases=biases), vllm)
-    CommandReader(
-        channel, vocabulary, worker.take, lambda _: end_process("the server is gone")
-    ).start()
+    CommandReader(channel, vocabulary, worker.take, end_orphans).start()
     await worker.serve()
     # vLLM's own shutdown gives shared memory back; it must not take longer than the server waits.
     timer = threading.Timer(CLOSE_SECONDS, end_process)
