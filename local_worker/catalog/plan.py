@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         Subject,
         Weights,
     )
-    from local_worker.catalog.schema import Artifact, ModelEntry
+    from local_worker.catalog.schema import Artifact, ModelEntry, Shape
     from local_worker.probe.hardware import Hardware
 
 DEFAULT_MAX_MODEL_LEN = 32_768
@@ -203,7 +203,7 @@ def _candidates(subject: Subject, wish: Wish) -> tuple[Weights, ...]:
 
 def _cheapest(subject: Subject, wish: Wish) -> Choice:
     """What grants the wish with the least memory, whether it fits or not."""
-    length = _lengths(subject, wish)[-1]
+    length = lengths_to_try(wish.context, subject.shape, _MIN_MODEL_LEN)[-1]
     kv_type: KvType = "f16" if wish.kv_type == "f16" else "q8_0"
     seqs = wish.max_num_seqs or 1
     sizes = sizes_of(subject.shape, kv_type, length, seqs)
@@ -216,12 +216,12 @@ def _cheapest(subject: Subject, wish: Wish) -> Choice:
     return Choice(weights, kv_type, length, length, seqs, sizes, placement, "memory")
 
 
-def _lengths(subject: Subject, wish: Wish) -> tuple[int, ...]:
-    """Lengths for one request to try, the longest first."""
-    if wish.context is not None:
-        return (wish.context,)
-    lengths = [min(DEFAULT_MAX_MODEL_LEN, subject.shape.context)]
-    while lengths[-1] // 2 >= _MIN_MODEL_LEN:
+def lengths_to_try(asked: int | None, shape: Shape, least: int) -> tuple[int, ...]:
+    """Lengths for one request to try, the longest first, down to about the least."""
+    if asked is not None:
+        return (asked,)
+    lengths = [min(DEFAULT_MAX_MODEL_LEN, shape.context)]
+    while lengths[-1] // 2 >= least:
         lengths.append(lengths[-1] // 2)
     return tuple(lengths)
 
@@ -263,7 +263,8 @@ def _sizings(
     seqs = (
         (wish.max_num_seqs,) if wish.max_num_seqs is not None else (DEFAULT_MAX_NUM_SEQS, 4, 2, 1)
     )
-    for length, kv_type, count in product(_lengths(subject, wish), kv_types, seqs):
+    lengths = lengths_to_try(wish.context, subject.shape, _MIN_MODEL_LEN)
+    for length, kv_type, count in product(lengths, kv_types, seqs):
         shared = dict.fromkeys(min(count, full) for full in (roomy, 2, 1) if full <= roomy)
         for full in shared:
             cells = length * full

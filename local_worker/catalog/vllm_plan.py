@@ -14,9 +14,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from local_worker.catalog.explain import gigabytes
 from local_worker.catalog.memory import GB
-from local_worker.catalog.plan import DEFAULT_MAX_MODEL_LEN
+from local_worker.catalog.plan import lengths_to_try
 from local_worker.catalog.vllm_parts import VllmPlan, VllmRefusal
+from local_worker.probe.backend import usable_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -87,7 +89,7 @@ def plan_vllm(hardware: Hardware, subject: VllmSubject, wish: VllmWish) -> VllmP
 
 def usable_cards(hardware: Hardware) -> tuple[Gpu, ...]:
     """Cards of the first one's kind: a rank on a slower one would hold all others up."""
-    gpus = [g for g in hardware.nvidia.gpus if not g.mig_enabled or g.mig_slices]
+    gpus = usable_gpus(hardware)
     return tuple(gpu for gpu in gpus if gpu.name == gpus[0].name)
 
 
@@ -223,21 +225,20 @@ def _fit(
     """The longest request and the most sequences that these weights leave room for."""
     left = _left(weights, room, spread)
     seqs = wish.max_num_seqs or (_GPU_SEQS if room.capability else _CPU_SEQS)
-    for length in _lengths(subject, wish):
+    lengths = lengths_to_try(wish.context, subject.shape, _MIN_MODEL_LEN)
+    for length in lengths:
         for kv_type in _kv_types(wish, room):
             cells = int(left / _bytes_per_token(subject, kv_type, room, spread))
             if cells >= length:
                 sized = _Sized(length, kv_type, seqs, cells)
                 return _finish(subject, weights, wish, room, spread, sized)
-    least = _lengths(subject, wish)[-1]
-    state = least * _bytes_per_token(subject, _kv_types(wish, room)[-1], room, spread)
-    have, need = max(0.0, room.budget) / GB, state + room.budget - left
+    least, here = lengths[-1], _weights_here(weights, room, spread)
+    need = here + least * _bytes_per_token(subject, _kv_types(wish, room)[-1], room, spread)
+    have = max(0.0, left + here)
     copies = f" in each of {spread.data} copies" if spread.data > 1 else ""
     per = copies if room.capability is None else " on each card"
-    if room.capability is None:
-        need, have = state + weights.total, max(0.0, left + weights.total) / GB
     what = f"{weights.quant} with a context of {least:,} tokens"
-    problem = f"{what} needs {need / GB:.1f} GB{per} and {have:.1f} GB can be used"
+    problem = f"{what} needs {need / GB:.1f} GB{per} and {have / GB:.1f} GB can be used"
     return VllmRefusal(subject.name, (problem,))
 
 
@@ -251,15 +252,6 @@ class _Sized:
     cells: int
 
 
-def _lengths(subject: VllmSubject, wish: VllmWish) -> tuple[int, ...]:
-    if wish.context is not None:
-        return (wish.context,)
-    lengths = [min(DEFAULT_MAX_MODEL_LEN, subject.shape.context)]
-    while lengths[-1] // 2 >= _MIN_MODEL_LEN:
-        lengths.append(lengths[-1] // 2)
-    return tuple(lengths)
-
-
 def _kv_types(wish: VllmWish, room: _Room) -> tuple[str, ...]:
     if wish.kv_type is not None:
         return (wish.kv_type,)
@@ -267,14 +259,17 @@ def _kv_types(wish: VllmWish, room: _Room) -> tuple[str, ...]:
 
 
 def _left(weights: VllmWeights, room: _Room, spread: _Spread) -> float:
-    """Bytes for keys and values: on one card, or in main memory for one copy of the model.
+    """Bytes for keys and values: on one card, or in main memory for one copy of the model."""
+    budget = room.budget
+    if room.capability is None:
+        more = spread.ranks * spread.data - 1
+        budget = (room.budget - more * _CPU_RANK) / spread.data
+    return budget - _weights_here(weights, room, spread)
 
-    Cards divide the weights. Ranks on the processor do as well, and then share one memory.
-    """
-    if room.capability is not None:
-        return room.budget - weights.total / spread.ranks
-    more = spread.ranks * spread.data - 1
-    return (room.budget - more * _CPU_RANK) / spread.data - weights.total
+
+def _weights_here(weights: VllmWeights, room: _Room, spread: _Spread) -> float:
+    """In the memory that `_left` counts: ranks on the processor divide them and share it."""
+    return weights.total if room.capability is None else weights.total / spread.ranks
 
 
 def _bytes_per_token(subject: VllmSubject, kv_type: str, room: _Room, spread: _Spread) -> float:
@@ -291,7 +286,7 @@ def _bytes_of_token(shape: Shape, kv_type: str) -> float:
 
 def _shares(subject: VllmSubject, spread: _Spread) -> int:
     """Ranks that keep different keys and values: more ranks than heads repeat them."""
-    return min(spread.tensor, *subject.kv_heads, spread.tensor) * spread.pipeline
+    return min((spread.tensor, *subject.kv_heads)) * spread.pipeline
 
 
 def _finish(
@@ -350,11 +345,7 @@ def _arguments(
 def _explain(
     weights: VllmWeights, room: _Room, spread: _Spread, sized: _Sized, args: Mapping[str, Any]
 ) -> Iterator[str]:
-    size = (
-        f"{weights.total / GB:.1f} GB"
-        if weights.total >= GB / 10
-        else f"{weights.total / 1e6:.1f} MB"
-    )
+    size = gigabytes(weights.total)
     yield f"{size} of weights in {weights.quant}" + ("" if weights.exact else " (estimated)")
     if room.capability is None:
         yield "vLLM's CPU build computes, without compiling the model first"

@@ -93,16 +93,15 @@ def _remove(entry: ModelEntry, store: Store, options: argparse.Namespace) -> int
 
 
 def repo_of(entry: ModelEntry, quant: str | None) -> str:
-    """The repository for vLLM with weights in that format, or the first quantised one.
+    """The repository for vLLM with weights in that format; unasked, FP8, then NVFP4, then others.
 
     Raises:
         CatalogError: there is none; the message lists what there is.
     """
     weights = subject_of_entry(entry).weights
     repos = {w.quant: w.repo for w in reversed(weights) if w.repo is not None}
-    wanted = (
-        quant.lower() if quant else next((q for q in ("fp8", "nvfp4", *repos) if q in repos), "")
-    )
+    usual = next((name for name in ("fp8", "nvfp4", *repos) if name in repos), "")
+    wanted = quant.lower() if quant else usual
     if wanted not in repos:
         have = ", ".join(repos) or "nothing"
         raise CatalogError(f"{entry.id} has no {quant or 'weights'} for vLLM: {have}")

@@ -54,7 +54,7 @@ def choose_backend(hardware: Hardware, software: Software) -> BackendChoice:
     """
     if hardware.apple is not None:
         return _on_apple(hardware.apple.chip, software)
-    gpus = _usable(hardware)
+    gpus = usable_gpus(hardware)
     if gpus:
         return _on_nvidia(hardware, gpus, software)
     return _on_cpu(hardware, software)
@@ -149,13 +149,14 @@ def _on_cpu(hardware: Hardware, software: Software) -> BackendChoice:
     return BackendChoice("llama_cpp", "cpu", tuple(reasons), tuple(missing))
 
 
-def _usable(hardware: Hardware) -> tuple[Gpu, ...]:
+def usable_gpus(hardware: Hardware) -> tuple[Gpu, ...]:
+    """Without devices that are in MIG mode and have no slice: nothing can run on those."""
     return tuple(gpu for gpu in hardware.nvidia.gpus if not gpu.mig_enabled or gpu.mig_slices)
 
 
 def vllm_obstacle(hardware: Hardware) -> str | None:
     """Why vLLM's GPU wheels cannot run here, None where they can."""
-    gpus = _usable(hardware)
+    gpus = usable_gpus(hardware)
     if not gpus:
         return hardware.nvidia.problem or "there is no NVIDIA GPU that can be used"
     if hardware.os != "linux":

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
+from local_worker.engines.process.vocabulary import structures_a_prompt
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
 _LOAD_MODES = {"memory": lib.LLAMA_LOAD_MODE_NONE, "mmap": lib.LLAMA_LOAD_MODE_MMAP}
-_STRUCTURE = re.compile(r"<\||.*\|>$|</?(think|tool|function|channel|turn)\w*>$|\[/?[A-Z_]+\]$")
 _LOG_LEVEL_WARN = 3
 _LOG_LEVEL_CONT = 5
 
@@ -194,9 +195,8 @@ class Llama:
     def _find_control_tokens(self) -> tuple[str, ...]:
         """Spellings of the tokens that structure a prompt, which people's text must not contain.
 
-        Control tokens, and those user-defined ones that look like structure: the tokenizer reads
-        the latter even in plain text, and some models mark tool results with them. The rest of the
-        user-defined tokens (HTML tags, runs of spaces) is text.
+        The tokenizer reads user-defined tokens even in plain text: of those, the ones that look
+        like structure.
         """
         user_defined = lib.LLAMA_TOKEN_ATTR_USER_DEFINED
         found = []
@@ -204,7 +204,7 @@ class Llama:
             attributes = lib.llama_vocab_get_attr(self._vocab, token_id)
             if attributes & (lib.LLAMA_TOKEN_ATTR_CONTROL | user_defined):
                 text = lib.llama_vocab_get_text(self._vocab, token_id).decode(errors="replace")
-                if text.strip() and (not attributes & user_defined or _STRUCTURE.match(text)):
+                if structures_a_prompt(text, declared=not attributes & user_defined):
                     found.append(text)
         return tuple(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from local_worker.engines.process import messages
 
@@ -13,23 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from local_worker.engines.process.channel import Channel
-
-
-class Vocabulary(Protocol):
-    """The tokens of a model. Safe to use from several threads."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        ...
-
-    def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
-        """Token ids of a text. Control tokens are recognised only where `parse_special` is set."""
-        ...
-
-    def piece(self, token_id: int, *, special: bool = False) -> bytes:
-        """The bytes of one token; control tokens are empty unless `special` is set."""
-        ...
+    from local_worker.engines.process.vocabulary import Vocabulary
 
 
 class CommandReader(threading.Thread):

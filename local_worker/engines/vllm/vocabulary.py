@@ -7,7 +7,6 @@ know the control tokens, so that writing one does not make one.
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,10 @@ from llguidance import LLTokenizer
 from tokenizers import Tokenizer
 
 from local_worker.catalog.hf_folder import chat_template_of
+from local_worker.engines.process.vocabulary import structures_a_prompt
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_STRUCTURE = re.compile(r"<\||.*\|>$|</?(think|tool|function|channel|turn)\w*>$|\[/?[A-Z_]+\]$")
 
 
 class Vocabulary:
@@ -99,9 +97,7 @@ def _without(source: dict[str, Any], control: list[dict[str, Any]]) -> Tokenizer
 
 
 def _is_control(token: dict[str, Any]) -> bool:
-    """Whether an added token structures a prompt, and is not text like a run of spaces."""
-    spelling = token["content"]
-    return bool(spelling.strip()) and bool(token["special"] or _STRUCTURE.match(spelling))
+    return structures_a_prompt(token["content"], declared=token["special"])
 
 
 def _read(path: Path) -> dict[str, Any]:
