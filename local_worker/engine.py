@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         EngineInfo,
         EngineStats,
         GenerationRequest,
+        Grammar,
         PromptSegment,
         StepOutput,
     )
@@ -49,6 +50,10 @@ class Engine(Protocol):
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """Text of the ids; raises `InvalidParameterError` on an id outside the vocabulary."""
+        ...
+
+    async def check(self, grammar: Grammar) -> None:
+        """Raises `InvalidParameterError`, with its field, for a grammar that cannot be followed."""
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:

@@ -115,6 +115,31 @@ class ThinkingParams:
     starts_inside: bool = False
 
 
+class GrammarKind(StrEnum):
+    """The language a grammar is written in."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    CHOICE = "choice"
+    GRAMMAR = "grammar"
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like, from its first token to its last. A thought is free.
+
+    Attributes:
+        kind: how to read the source.
+        source: a JSON schema, a regular expression (of Rust's regex crate), a JSON array of texts
+            to choose from, or a context-free grammar (Lark as llguidance reads it, or GBNF).
+        field: the request field it came in, for complaints.
+    """
+
+    kind: GrammarKind
+    source: str
+    field: str
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One sequence to generate.
@@ -125,6 +150,9 @@ class GenerationRequest:
         max_tokens: output tokens at the most, thought and forced closers included; at least 1.
         stop: strings that end the answer; they are not searched inside a thought.
         thinking: None leaves the output as it comes, all of it content.
+        grammar: what the answer must look like; None leaves it free. It excludes `min_tokens` and
+            `ignore_eos`, since where it ends nothing else can follow.
+        adapter: name of the LoRA adapter to compute with; None is the model as it is.
     """
 
     request_id: str
@@ -133,6 +161,8 @@ class GenerationRequest:
     sampling: SamplingParams = SamplingParams()
     stop: tuple[str, ...] = ()
     thinking: ThinkingParams | None = None
+    grammar: Grammar | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +256,7 @@ class EngineInfo:
         longest_token: bytes of the longest token's text, at least: longer prompts than
             `max_model_len` times this cannot fit.
         control_tokens: spellings of the tokens that structure a prompt.
+        adapters: names of the LoRA adapters it has loaded.
         limits: features this engine cannot serve, as (request field, reason).
     """
 
@@ -241,6 +272,7 @@ class EngineInfo:
     eos_token: str = ""
     longest_token: int = 256
     control_tokens: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     limits: tuple[tuple[str, str], ...] = ()
 
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from local_worker.api import translate
 from local_worker.api.choices import Choice, stream
 from local_worker.api.events import ClientGoneError
-from local_worker.api.jobs import GONE, Job, Limits, sequences, tokenize_prompt
+from local_worker.api.jobs import GONE, Job, Limits, checked_grammar, sequences, tokenize_prompt
 from local_worker.api.render import (
     EffortReport,
     Head,
@@ -68,8 +68,9 @@ async def chat_completions(request: Request) -> Response:
 async def prepare(state: ApiState, body: ChatBody) -> Chat:
     """Validates, renders the prompt, decides the effort. Raises a `RequestError` for bad input."""
     model = state.model
-    model.check_name(body.model)
+    adapter = model.adapter_named(body.model)
     _check_size(state, body)
+    grammar = await checked_grammar(state, body)
     asked = translate.asked_effort(body)
     model.check_effort(asked.field)
     chosen = choose(asked.request, model.policy)
@@ -88,9 +89,11 @@ async def prepare(state: ApiState, body: ChatBody) -> Chat:
         max_tokens=allotment.max_tokens,
         logprobs=translate.chat_logprobs(body),
         thinking=_thinking_params(state, segments, allotment.budget),
+        grammar=grammar,
+        adapter=adapter,
     )
     job = Job(sequences(model, body, prompt, limits), len(prompt), chosen.effort)
-    return Chat(state.head("chatcmpl"), body, job, EffortReport(chosen, allotment.budget))
+    return Chat(state.head("chatcmpl", adapter), body, job, EffortReport(chosen, allotment.budget))
 
 
 def _check_size(state: ApiState, body: ChatBody) -> None:

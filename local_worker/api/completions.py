@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from local_worker.api import translate
 from local_worker.api.choices import Choice, stream
 from local_worker.api.events import ClientGoneError
-from local_worker.api.jobs import GONE, Job, Limits, sequences, tokenize_prompt
+from local_worker.api.jobs import GONE, Job, Limits, checked_grammar, sequences, tokenize_prompt
 from local_worker.api.render import Head, completion_choice, completion_logprobs, usage
 from local_worker.api.schemas import CompletionBody, parse
 from local_worker.api.state import ApiState, state_of
@@ -76,7 +76,7 @@ async def completions(request: Request) -> Response:
 async def prepare(state: ApiState, body: CompletionBody) -> Completion:
     """Validates and tokenizes. Raises a `RequestError` for bad input."""
     model = state.model
-    model.check_name(body.model)
+    adapter = model.adapter_named(body.model)
     if body.best_of not in (None, body.n):
         raise InvalidParameterError(
             "'best_of' other than 'n' is not served; use 'n'", param="best_of"
@@ -91,11 +91,12 @@ async def prepare(state: ApiState, body: CompletionBody) -> Completion:
             f"{state.config.max_choices} are taken",
             param="n" if body.n > 1 else "prompt",
         )
-    requests = tuple(r for prompt in prompts for r in _requests(state, body, prompt))
+    limits = Limits(0, body.logprobs, grammar=await checked_grammar(state, body), adapter=adapter)
+    requests = tuple(r for prompt in prompts for r in _requests(state, body, prompt, limits))
     echoes = [await state.engine.detokenize(p) if body.echo else "" for p in prompts]
     job = Job(requests, sum(map(len, prompts)))
     return Completion(
-        state.head("cmpl"), body, job, tuple(e for e in echoes for _ in range(body.n))
+        state.head("cmpl", adapter), body, job, tuple(e for e in echoes for _ in range(body.n))
     )
 
 
@@ -128,7 +129,7 @@ async def _token_ids(state: ApiState, prompt: str | list[int]) -> tuple[int, ...
 
 
 def _requests(
-    state: ApiState, body: CompletionBody, prompt: tuple[int, ...]
+    state: ApiState, body: CompletionBody, prompt: tuple[int, ...], limits: Limits
 ) -> tuple[GenerationRequest, ...]:
     model = state.model
     left = model.max_model_len - len(prompt)
@@ -139,7 +140,7 @@ def _requests(
             param="prompt" if left < 1 else "max_tokens",
         )
     max_tokens = body.max_tokens or min(DEFAULT_MAX_TOKENS, left)
-    return sequences(model, body, prompt, Limits(max_tokens, logprobs=body.logprobs))
+    return sequences(model, body, prompt, replace(limits, max_tokens=max_tokens))
 
 
 async def _stream(state: ApiState, completion: Completion) -> AsyncGenerator[dict[str, Any], None]:

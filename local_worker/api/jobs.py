@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from local_worker.api import translate
 from local_worker.api.choices import collect
 from local_worker.api.events import EventStream, unless_gone
+from local_worker.api.grammar import asked_grammar
+from local_worker.errors import InvalidParameterError
 from local_worker.types import GenerationRequest
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from local_worker.api.schemas import GenerationBody
     from local_worker.api.state import ApiState
     from local_worker.engine import Engine
-    from local_worker.types import PromptSegment, ThinkingParams
+    from local_worker.types import Grammar, PromptSegment, ThinkingParams
 
 GONE = 499
 """Status for a client that has left; nobody reads it but a log (nginx's convention)."""
@@ -35,11 +37,15 @@ class Limits:
         max_tokens: output tokens.
         logprobs: alternatives to report per token; None for no logprobs.
         thinking: None leaves thoughts in the text.
+        grammar: what the answer must look like.
+        adapter: the LoRA adapter to compute with.
     """
 
     max_tokens: int
     logprobs: int | None = None
     thinking: ThinkingParams | None = None
+    grammar: Grammar | None = None
+    adapter: str | None = None
 
 
 async def tokenize_prompt(
@@ -53,6 +59,24 @@ async def tokenize_prompt(
     size = sum(len(segment.text.encode()) for segment in segments)
     translate.check_prompt_size(size, engine.info, param)
     return await engine.tokenize(segments, add_special=add_special)
+
+
+async def checked_grammar(state: ApiState, body: GenerationBody) -> Grammar | None:
+    """What the answer must look like, seen to be something that the engine can follow.
+
+    Raises:
+        InvalidParameterError: it cannot, or the request contradicts itself.
+    """
+    grammar = asked_grammar(body)
+    if grammar is None:
+        return None
+    obstacle = dict(state.model.limits).get("structured_outputs")
+    if obstacle is not None:
+        raise InvalidParameterError(
+            f"{grammar.field!r} cannot be served: {obstacle}", param=grammar.field
+        )
+    await state.engine.check(grammar)
+    return grammar
 
 
 def sequences(
@@ -81,6 +105,8 @@ def sequences(
             sampling=translate.with_seed_of(sampling, index),
             stop=translate.stop_strings(body),
             thinking=limits.thinking,
+            grammar=limits.grammar,
+            adapter=limits.adapter,
         )
         for index in range(body.n)
     )

@@ -54,26 +54,28 @@ async def metrics(request: Request) -> Response:
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
-    """The one model that is served."""
-    return {"object": "list", "data": [_model_object(state_of(request))]}
+    """The model that is served, and its LoRA adapters."""
+    state = state_of(request)
+    names = (None, *state.model.adapters)
+    return {"object": "list", "data": [_model_object(state, name) for name in names]}
 
 
 @router.get("/v1/models/{name:path}")
 async def model(request: Request, name: str) -> dict[str, Any]:
-    """That model, by any of its names."""
+    """That model, by any of its names, or that adapter."""
     state = state_of(request)
-    state.model.check_name(name)
-    return _model_object(state)
+    return _model_object(state, state.model.adapter_named(name))
 
 
-def _model_object(state: ApiState) -> dict[str, Any]:
+def _model_object(state: ApiState, adapter: str | None) -> dict[str, Any]:
     model = state.model
     return {
-        "id": model.name,
+        "id": adapter or model.name,
         "object": "model",
         "created": model.card.created,
         "owned_by": "local-worker",
-        "aliases": list(model.card.names[1:]),
+        "parent": model.name if adapter else None,
+        "aliases": [] if adapter else list(model.card.names[1:]),
         "max_model_len": model.max_model_len,
         "engine": state.engine.info.engine,
         "reasoning_efforts": [*model.policy.ladder, "max"] if model.policy.can_think else [],
@@ -86,7 +88,7 @@ async def tokenize(request: Request) -> dict[str, Any]:
     """Token ids of a text (`prompt` or `content`) or of rendered `messages`."""
     state = state_of(request)
     body = parse(TokenizeBody, await request.body())
-    state.model.check_name(body.model)
+    state.model.adapter_named(body.model)
     given = [name for name in ("prompt", "content", "messages") if getattr(body, name) is not None]
     if len(given) != 1:
         raise InvalidParameterError(
@@ -116,7 +118,7 @@ async def detokenize(request: Request) -> dict[str, str]:
     """The text of token ids, under vLLM's and llama-server's name for it."""
     state = state_of(request)
     body = parse(DetokenizeBody, await request.body())
-    state.model.check_name(body.model)
+    state.model.adapter_named(body.model)
     translate.check_token_ids(body.tokens, state.model.vocab_size, "tokens")
     text = await state.engine.detokenize(body.tokens)
     return {"prompt": text, "content": text}

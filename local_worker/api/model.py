@@ -67,6 +67,7 @@ class ServedModel:
         vocab_size: token ids are below it.
         self_test: outcome; None before it ran.
         limits: what the engine cannot serve, as (request field, reason).
+        adapters: LoRA adapters, which clients name in place of the model.
     """
 
     card: ModelCard
@@ -77,6 +78,7 @@ class ServedModel:
     vocab_size: int
     self_test: SelfTest | None = None
     limits: tuple[tuple[str, str], ...] = ()
+    adapters: tuple[str, ...] = ()
     allow_unenforced: bool = False
 
     @property
@@ -90,12 +92,19 @@ class ServedModel:
         test = self.self_test
         return test is not None and (test.problem is None or self.allow_unenforced)
 
-    def check_name(self, name: str | None) -> None:
-        """Raises `UnknownModelError` unless the name is absent or this model's."""
+    def adapter_named(self, name: str | None) -> str | None:
+        """The LoRA adapter that a request's `model` names; None is the model as it is.
+
+        Raises:
+            UnknownModelError: the name is neither the model's nor an adapter's.
+        """
         if name is None or name.lower() in (known.lower() for known in self.card.names):
-            return
+            return None
+        if name in self.adapters:
+            return name
+        served = ", ".join(repr(known) for known in (self.name, *self.adapters))
         raise UnknownModelError(
-            f"the model {name!r} is not served here; this server has {self.name!r}", param="model"
+            f"the model {name!r} is not served here; this server has {served}", param="model"
         )
 
     def check_effort(self, field: str | None) -> None:
@@ -137,6 +146,7 @@ async def load_model(engine: Engine, card: ModelCard, config: ServerConfig) -> S
         policy=_policy(spec, tokens, config),
         max_model_len=info.max_model_len,
         limits=tuple((field, f"{info.engine}: {reason}") for field, reason in info.limits),
+        adapters=info.adapters,
         vocab_size=info.vocab_size,
         allow_unenforced=config.allow_unenforced_effort,
     )

@@ -24,10 +24,9 @@ IGNORED = frozenset(
 
 UNSUPPORTED = {
     "tools": "tool calls", "functions": "tool calls", "function_call": "tool calls",
-    "response_format": "structured output", "guided_json": "structured output",
-    "guided_regex": "structured output", "guided_choice": "structured output",
-    "guided_grammar": "structured output", "structured_outputs": "structured output",
-    "grammar": "structured output", "json_schema": "structured output",
+    "guided_decoding_backend": "another grammar engine", "structural_tag": "a structural tag",
+    "whitespace_pattern": "its own white space", "guided_whitespace_pattern": "its own white space",
+    "disable_any_whitespace": "its own white space",
     "audio": "audio output", "web_search_options": "web search",
     "prediction": "predicted output", "suffix": "filling in the middle",
     "tool_calls": "tool calls", "tool_call_id": "tool calls", "tool_choice": "tool calls",
@@ -97,6 +96,33 @@ class Thinking(Body):
     budget_tokens: int | None = Field(None, lt=INT64)
 
 
+class JsonSchema(Body):
+    """OpenAI's wrapper around a JSON schema. It is always followed, `strict` or not."""
+
+    name: Text | None = None
+    description: Text | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class ResponseFormat(Body):
+    """OpenAI's `response_format`, and llama-server's schema beside `json_object`."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class StructuredOutputs(Body):
+    """vLLM's `structured_outputs`: one of its members."""
+
+    json_: dict[str, Any] | Text | None = Field(None, alias="json")
+    regex: Text | None = None
+    choice: FailFast[Text] | None = None
+    grammar: Text | None = None
+    json_object: bool | None = None
+
+
 class GenerationBody(Body):
     """What chat and text completions have in common."""
 
@@ -118,6 +144,14 @@ class GenerationBody(Body):
     repeat_penalty: float | None = Field(None, ge=0.01, le=10)
     repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     logit_bias: dict[str, float] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | Text | None = None
+    guided_regex: Text | None = None
+    guided_choice: FailFast[Text] | None = None
+    guided_grammar: Text | None = None
+    json_schema: dict[str, Any] | None = None
+    grammar: Text | None = None
 
 
 class ChatBody(GenerationBody):
@@ -241,6 +275,5 @@ def _says_nothing(name: str, value: object) -> bool:
         or (name == "tool_choice" and value in ("none", "auto"))
         or name
         in ("parallel_tool_calls", "name", "refusal", "annotations", "continuous_usage_stats")
-        or (name == "response_format" and value == {"type": "text"})
         or (name == "modalities" and value == ["text"])
     )

@@ -44,11 +44,10 @@ class ApiState:
             raise EngineNotReadyError("the model is still loading", retry_after=2)
         return self.loaded
 
-    def head(self, prefix: str) -> Head:
+    def head(self, prefix: str, adapter: str | None = None) -> Head:
         """A new response's common fields."""
-        return Head(
-            f"{prefix}-{secrets.token_hex(12)}", int(time.time()), self.model.name, FINGERPRINT
-        )
+        response_id = f"{prefix}-{secrets.token_hex(12)}"
+        return Head(response_id, int(time.time()), adapter or self.model.name, FINGERPRINT)
 
 
 def state_of(request: Request) -> ApiState:

@@ -249,6 +249,20 @@ class ThinkingSpec(Record):
         return self
 
 
+class Speculation(Record):
+    """How the model's recipe has vLLM guess tokens ahead.
+
+    Attributes:
+        tokens: guessed in each step.
+        method: vLLM's name for it; None where the draft model says it.
+        model: repository of the draft model; None where the weights bring their own head.
+    """
+
+    tokens: int = Field(ge=1)
+    method: Literal["mtp", "eagle"] | None = None
+    model: Repo | None = None
+
+
 class Vllm(Record):
     """What vLLM needs to serve the model.
 
@@ -263,7 +277,7 @@ class Vllm(Record):
     memory_gb: dict[str, float] = Field(default_factory=dict)
     reasoning_parser: str | None = None
     tool_parser: str | None = None
-    speculation: str | None = None
+    speculation: Speculation | None = None
 
 
 class ModelEntry(Record):

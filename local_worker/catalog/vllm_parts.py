@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from local_worker.catalog.hf_folder import FolderFacts
+    from local_worker.catalog.lora import LoraAdapter
     from local_worker.catalog.schema import ModelEntry, Shape
 
 _BYTES_PER_WEIGHT = {"bf16": 2.0, "fp8": 1.06, "nvfp4": 0.62, "int4": 0.62}
@@ -51,6 +52,8 @@ class VllmWish:
         quant: the weights' format.
         kv_type: `f16` or `fp8`.
         engine_args: overrides, by vLLM's own names.
+        adapters: LoRA adapters to load beside the model.
+        speculate: guess tokens ahead as the catalog's recipe has it.
     """
 
     context: int | None = None
@@ -59,6 +62,8 @@ class VllmWish:
     kv_type: str | None = None
     parallel: Parallel = Parallel()
     engine_args: Mapping[str, Any] = field(default_factory=dict)
+    adapters: tuple[LoraAdapter, ...] = ()
+    speculate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ _GPU_SEQS = 256
 _CPU_SEQS = 32
 _TYPICAL_TOKENS = 1024  # of a job, to say how many of them the cache should hold
 _MIN_MODEL_LEN = 1024
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
 _CPU_FULL_LENGTH_SEQS = 4
 
 
@@ -117,7 +118,7 @@ def _cpu_room(hardware: Hardware) -> _Room:
 
 def _impossible(subject: VllmSubject, wish: VllmWish, room: _Room) -> Iterator[str]:
     """What is wrong with the wish whatever the memory."""
-    context, parallel = wish.context, wish.parallel
+    context = wish.context
     if context is not None and not 0 < context <= subject.shape.context:
         yield f"a context of {context:,} is not between 1 and the model's {subject.shape.context:,}"
     if wish.max_num_seqs is not None and wish.max_num_seqs < 1:
@@ -126,13 +127,17 @@ def _impossible(subject: VllmSubject, wish: VllmWish, room: _Room) -> Iterator[s
         yield f"vLLM's keys and values can be f16 or fp8, not {wish.kv_type}"
     if wish.kv_type == "fp8" and room.capability is None:
         yield "keys and values in fp8 need a GPU"
+    for adapter in wish.adapters:
+        if adapter.rank > (most := _LORA_RANKS[-1]):
+            yield f"LoRA {adapter.name} has rank {adapter.rank}, and vLLM's limit is {most}"
     if wish.quant is not None and not _candidates(subject, wish, room.capability):
         have = ", ".join(weights.quant for weights in subject.weights)
         yield f"there is no {wish.quant} for vLLM, only {have}"
-    yield from _impossible_spread(subject, parallel, room)
+    yield from _impossible_spread(subject, wish, room)
 
 
-def _impossible_spread(subject: VllmSubject, parallel: Parallel, room: _Room) -> Iterator[str]:
+def _impossible_spread(subject: VllmSubject, wish: VllmWish, room: _Room) -> Iterator[str]:
+    parallel = wish.parallel
     counts = {
         "--tensor-parallel": parallel.tensor,
         "--pipeline-parallel": parallel.pipeline,
@@ -158,6 +163,8 @@ def _impossible_spread(subject: VllmSubject, parallel: Parallel, room: _Room) ->
         yield "--pipeline-parallel does not work on vLLM's CPU build: its first request fails"
     if (parallel.data or 1) > 1 and subject.experts:
         yield "--data-parallel does not work on vLLM's CPU build for a mixture of experts"
+    if wish.adapters and subject.experts:
+        yield "--lora does not work on vLLM's CPU build for a mixture of experts"
     if parallel.uses_ray:
         yield "Ray and several nodes need GPUs: vLLM's CPU build does not support them"
 
@@ -327,6 +334,15 @@ def _arguments(
     if wish.parallel.uses_ray and spread.data > 1:
         args["data_parallel_backend"] = "ray"
         args["data_parallel_size_local"] = spread.data // wish.parallel.nodes
+    if wish.adapters:
+        rank = max(adapter.rank for adapter in wish.adapters)
+        args |= {
+            "enable_lora": True,
+            # Without a GPU, vLLM 0.32 computes requests that name no adapter with the last slot
+            # (vllm-project/vllm pull request 48421): one that stays empty changes nothing.
+            "max_loras": len(wish.adapters) + (room.capability is None),
+            "max_lora_rank": next(limit for limit in _LORA_RANKS if rank <= limit),
+        }
     if sized.kv_type == "fp8":
         args["kv_cache_dtype"] = "fp8"
     if room.capability is None:

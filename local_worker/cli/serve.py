@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from local_worker.catalog.load import load
+from local_worker.catalog.lora import read_adapters
 from local_worker.catalog.plan import Wish
 from local_worker.catalog.progress import Bar
 from local_worker.catalog.store import Store, default_home
@@ -90,6 +91,10 @@ def _add_vllm_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data-parallel", type=int, metavar="N", help="copies that share the requests")
     add("--nodes", type=int, metavar="N", help="machines, joined by Ray")
     add("--ray-address", metavar="HOST:PORT|auto", help="the head of the Ray cluster")
+    add("--lora", action="append", default=[], metavar="NAME=FOLDER",
+        help="a LoRA adapter (PEFT), served as a model of that name; may be repeated")  # fmt: skip
+    add("--speculate", action="store_true",
+        help="guess tokens ahead as the model's recipe has it (MTP, draft model)")  # fmt: skip
     add("--engine-arg", action="append", default=[], metavar="NAME=VALUE",
         help="an argument of vLLM's engine over the derived one; may be repeated")  # fmt: skip
 
@@ -198,7 +203,12 @@ def _overrides(options: argparse.Namespace) -> Overrides:
         options.threads,
         options.max_tokens_per_step,
         options.engine,
-        VllmWish(parallel=_parallel(options), engine_args=parse_engine_args(options.engine_arg)),
+        VllmWish(
+            parallel=_parallel(options),
+            engine_args=parse_engine_args(options.engine_arg),
+            adapters=read_adapters(options.lora),
+            speculate=options.speculate,
+        ),
     )
 
 

@@ -25,7 +25,7 @@ from local_worker.types import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from local_worker.types import GenerationRequest, PromptSegment
+    from local_worker.types import GenerationRequest, Grammar, PromptSegment
 
 CONTROL = ("<|im_end|>", "<|im_start|>", "<think>", "</think>", "<tool_call>", "</tool_call>")
 BYTES = 256
@@ -68,11 +68,13 @@ class Script:
         reply: prompt text -> the text to "sample"; the end-of-generation token follows it.
         token_delay: seconds per token.
         fail: raised in place of the first token.
+        refuse_grammar: why no grammar can be followed; None plays the reply whatever it says.
     """
 
     reply: Callable[[str], str] = lambda _: "because\n</think>\n\nHello."
     token_delay: float = 0.0
     fail: Exception | None = None
+    refuse_grammar: str | None = None
 
 
 class FakeEngine:
@@ -85,6 +87,7 @@ class FakeEngine:
         max_model_len: int = 4096,
         max_num_seqs: int = 64,
         limits: tuple[tuple[str, str], ...] = (),
+        adapters: tuple[str, ...] = (),
     ) -> None:
         self.script = script or Script()
         self.requests: list[GenerationRequest] = []
@@ -103,6 +106,7 @@ class FakeEngine:
             longest_token=max(map(len, CONTROL)),
             control_tokens=CONTROL,
             limits=limits,
+            adapters=adapters,
         )
 
     @property
@@ -134,6 +138,11 @@ class FakeEngine:
                 f"token id {wrong} is outside the vocabulary", param="tokens"
             )
         return b"".join(map(piece, token_ids)).decode(errors="replace")
+
+    async def check(self, grammar: Grammar) -> None:
+        """Takes every grammar and plays the reply all the same, unless the script refuses it."""
+        if self.script.refuse_grammar is not None:
+            raise InvalidParameterError(self.script.refuse_grammar, param=grammar.field)
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
         """Plays the script, token by token, through the real turn."""

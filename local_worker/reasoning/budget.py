@@ -100,7 +100,12 @@ def soft_landing_stretch(budget: int) -> int:
 
 
 class BudgetMachine:
-    """Holds one turn's thinking budget. See the module docstring for the transitions."""
+    """Holds one turn's thinking budget. See the module docstring for the transitions.
+
+    Attributes:
+        answers: whether the next token can only belong to the answer: no thought is open, none may
+            be opened, and the header that some families put before an answer is written.
+    """
 
     def __init__(self, params: ThinkingParams) -> None:
         self._tokens = params.tokens
@@ -113,6 +118,8 @@ class BudgetMachine:
         self._tail = b""
         self._in_tool_call = False
         self._starts_inside = params.starts_inside
+        # A family that puts a header before its answer says by it that the answer begins.
+        self.answers = params.budget == 0 and not params.tokens.silent
 
     @property
     def remaining(self) -> int | None:
@@ -140,6 +147,7 @@ class BudgetMachine:
         """The tokens that the last verdict asked for are part of the sequence now."""
         assert self.phase is Phase.FORCING, self.phase
         self.phase = Phase.DONE
+        self.answers = True
 
     def end_of_generation(self) -> Verdict:
         """The model sampled an end-of-generation token. Inside a thought it ends that alone.
@@ -156,6 +164,17 @@ class BudgetMachine:
     def closes(self, token_id: int) -> bool:
         """Whether this token would complete the delimiter that ends the present thought."""
         return self.inside and self._completes_delimiter(token_id)
+
+    def begins_structure(self, token_id: int) -> bool:
+        """Whether, outside a thought, this token may be part of a delimiter or a header."""
+        held = (*(t.token_id for t in self._held), token_id)
+        patterns = (self._tokens.start, self._tokens.end, *self._tokens.silent)
+        return any(p[: len(held)] == held for p in patterns)
+
+    def begin_answer(self) -> tuple[tuple[Kind, Token], ...]:
+        """What comes next is the answer; what was held is no part of it."""
+        self.answers = True
+        return self._release(Kind.DELIMITER, len(self._held))
 
     def flush(self) -> tuple[tuple[Kind, Token], ...]:
         """The sequence ends: what was held as a possible delimiter is text after all."""
@@ -180,6 +199,7 @@ class BudgetMachine:
         labelled += self._release(Kind.DELIMITER, len(matched))
         if matched is tokens.start:
             return Verdict(True, labelled, self._open())
+        self.answers = self.answers or matched in tokens.silent
         return Verdict(True, labelled)  # a stray closer, or structure: dropped from the text
 
     def _tool_call_step(self, token: Token) -> Verdict:
@@ -196,6 +216,7 @@ class BudgetMachine:
 
     def _open(self) -> tuple[int, ...]:
         self._tail = b""
+        self.answers = False
         if self.remaining is not None and self.remaining <= 0:
             return self._force(ClosedBy.BUDGET)
         self.phase = Phase.COUNTING
@@ -249,6 +270,7 @@ class BudgetMachine:
             self.closed_by = ClosedBy.TOOL_CALL
             return self._release(Kind.CONTENT, len(matched))
         self.closed_by = ClosedBy.MODEL
+        self.answers = not self._tokens.silent
         return self._release(Kind.DELIMITER, len(matched))
 
     def _bound_reached(self) -> ClosedBy | None:

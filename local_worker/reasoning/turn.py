@@ -5,7 +5,7 @@ This is the single place where a sampled token becomes output, whichever engine 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from local_worker.reasoning.budget import BudgetMachine, Kind, Token, Verdict
@@ -44,7 +44,7 @@ class Turn:
 
     def __init__(self, request: GenerationRequest) -> None:
         self._request = request
-        self._machine = BudgetMachine(request.thinking) if request.thinking else None
+        self._machine = _machine(request)
         self._text = TextStream(request.stop)
         self._deltas: list[TextDelta] = []
         self._logprobs: list[TokenLogprob] = []
@@ -66,6 +66,13 @@ class Turn:
         return self._text.stop
 
     @property
+    def follows_grammar(self) -> bool:
+        """Whether the next token has to be one that the request's grammar allows."""
+        if self._request.grammar is None:
+            return False
+        return self._machine is None or self._machine.answers
+
+    @property
     def is_full(self) -> bool:
         """Whether max_tokens leaves no room for another token."""
         return self.num_tokens >= self._request.max_tokens
@@ -83,9 +90,15 @@ class Turn:
         ends_generation: bool = False,
         logprob: TokenLogprob | None = None,
     ) -> TurnStep:
-        """Feeds one sampled token with its bytes."""
+        """Feeds one sampled token with its bytes.
+
+        Where the grammar's part begins with this very token, it is refused and nothing is forced:
+        the next one is to be sampled in its place, from what the grammar allows.
+        """
         token = Token(token_id, piece, logprob)
         ends = ends_generation and not (self._machine and self._machine.closes(token_id))
+        if self._grammar_begins(token_id, ends=ends):
+            return TurnStep(False)
         verdict = self._judge(token, ends)
         if verdict.accepted:
             self.num_tokens += 1
@@ -103,6 +116,17 @@ class Turn:
     def abandon(self) -> tuple[TextDelta, ...]:
         """The turn ends from outside: returns the text that was still held back."""
         return self._finish(FinishReason.ABORT).deltas
+
+    def _grammar_begins(self, token_id: int, *, ends: bool) -> bool:
+        """Whether a token sampled freely belongs to the answer, and so to the grammar."""
+        machine = self._machine
+        if self._request.grammar is None or machine is None or machine.answers or machine.inside:
+            return False
+        if not ends and machine.begins_structure(token_id):
+            return False
+        for kind, labelled in machine.begin_answer():
+            self._show(kind, labelled)
+        return True
 
     def _judge(self, token: Token, ends: bool) -> Verdict:
         if self._machine is None:
@@ -153,3 +177,13 @@ class Turn:
             for delta in self._text.flush():
                 self._add(delta.channel, delta.text)
         return TurnStep(True, (), self._take_deltas(), self._take_logprobs(), finish=reason)
+
+
+def _machine(request: GenerationRequest) -> BudgetMachine | None:
+    thinking = request.thinking
+    if thinking is None:
+        return None
+    if request.grammar is not None:
+        # A call could only be the answer, and what the answer is says the grammar.
+        thinking = replace(thinking, tokens=replace(thinking.tokens, tool_start=(), tool_end=()))
+    return BudgetMachine(thinking)

@@ -70,8 +70,8 @@ class Resolver:
             found = self._with_vllm(path, entry, overrides)
         elif overrides.vllm != VllmWish():
             raise ConfigError(
-                "--tensor-parallel, --pipeline-parallel, --data-parallel, --nodes, --ray-address "
-                "and --engine-arg are for vLLM, and llama.cpp loads this model"
+                "--tensor-parallel, --pipeline-parallel, --data-parallel, --nodes, --ray-address, "
+                "--lora, --speculate and --engine-arg are for vLLM, and llama.cpp loads this model"
             )
         elif path is not None:
             found = self._from_file(path, overrides)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from local_worker.api.model import ModelCard
 from local_worker.catalog.fetch_repo import find_repo, pull_repo
@@ -32,6 +32,18 @@ if TYPE_CHECKING:
     from local_worker.catalog.store import Store
     from local_worker.probe.hardware import Hardware
     from local_worker.serve.resolved import Machine, Overrides
+
+
+SPECULATION_HINT = (
+    "its recipe speculates, which --speculate turns on: one stream gains, but guesses miss in JSON "
+    "(one report: half the speed), and min_p and logit_bias cannot be served beside it"
+)
+"""Source of the report: gemmaclaw/gemmaclaw pull request 133, MTP on code, prose and JSON."""
+
+NO_RECIPE = (
+    "the catalog knows no speculation for this model; give vLLM's own with "
+    "--engine-arg speculative_config={...}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +95,32 @@ class VllmModels:
         # Planned again from the files themselves: the catalog only estimates their size. Which
         # format it is has been chosen, and a folder may call it by another name.
         overrides = replace(overrides, wish=replace(overrides.wish, quant=None))
+        hints = []
+        if overrides.vllm.speculate:
+            overrides = self._speculating(entry, overrides)
+        elif entry.vllm is not None and entry.vllm.speculation is not None:
+            hints = [SPECULATION_HINT]
         found = self._resolved(facts, card_of(entry, present.files[0]), overrides, entry)
-        if entry.vllm is None or entry.vllm.speculation is None:
-            return found
-        hint = (
-            f"speculation that its recipe names: {entry.vllm.speculation} "
-            "(off unless given: --engine-arg speculative_config={...})"
-        )
-        return replace(found, reasons=(*found.reasons, hint))
+        return replace(found, reasons=(*found.reasons, *hints))
+
+    def _speculating(self, entry: ModelEntry, overrides: Overrides) -> Overrides:
+        """With the catalog's speculation among the engine's arguments; its draft model is here."""
+        recipe = entry.vllm.speculation if entry.vllm is not None else None
+        if recipe is None:
+            raise ConfigError(f"--speculate: {NO_RECIPE}")
+        config: dict[str, Any] = {"num_speculative_tokens": recipe.tokens}
+        if recipe.method is not None:
+            config["method"] = recipe.method
+        if recipe.model is not None:
+            present = find_repo(self.store, recipe.model)
+            if present is None and self.progress is None:
+                raise ModelFileError(
+                    f"the draft model {recipe.model} is not on this machine and --offline was given"
+                )
+            present = present or pull_repo(self.store, recipe.model, progress=self.progress)
+            config["model"] = str(present.files[0].parent)
+        given = {"speculative_config": config, **overrides.vllm.engine_args}
+        return replace(overrides, vllm=replace(overrides.vllm, engine_args=given))
 
     def _resolved(
         self,
@@ -99,6 +129,11 @@ class VllmModels:
         overrides: Overrides,
         entry: ModelEntry | None = None,
     ) -> Resolved:
+        clash = {a.name for a in overrides.vllm.adapters} & set(card.names)
+        if clash:
+            raise ConfigError(f"--lora {min(clash)}: that is the model's own name")
+        if overrides.vllm.speculate and "speculative_config" not in overrides.vllm.engine_args:
+            raise ConfigError(f"--speculate: {NO_RECIPE}")
         subject = subject_of_folder(facts)
         if entry is not None:  # its shape is finer than what a config says in common terms
             subject = replace(subject, name=entry.id, shape=entry.shape)
@@ -110,6 +145,7 @@ class VllmModels:
             data_parallel_size=chosen.data_parallel_size,
             engine_args=chosen.engine_args,
             on_gpu=bool(self._hardware().nvidia.gpus),
+            adapters=overrides.vllm.adapters,
             ray_address=overrides.vllm.parallel.ray_address,
             threads=overrides.threads or threads_for(self.machine.hardware.cpu),
             visible_devices=chosen.visible_devices,

@@ -95,7 +95,7 @@ def assert_error(response, status, param, words):
                         "reasoning_content": "c"}]}, "messages[0].reasoning", "different"),
         ({"tools": [{"type": "function"}]}, "tools", "tool calls"),
         ({"tool_choice": "required"}, "tool_choice", "tool calls"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "structured output"),
+        ({"response_format": {"type": "json"}}, "response_format.type", "json_object"),
         ({"temprature": 1}, "temprature", "not known"),
         ({"stream_options": {"include_usages": True}}, "stream_options.include_usages", "not"),
     ],
@@ -288,3 +288,21 @@ async def test_more_biases_than_an_engine_survives(make_api):
         response = await api.chat(logit_bias={str(i): 1.0 for i in range(1025)})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "logit_bias"
+
+
+async def test_a_form_that_the_engine_cannot_hold_answers_to_names_the_engine(make_api):
+    limits = (("structured_outputs", "it follows none"),)
+    async with make_api(limits=limits) as api:
+        for field, value in (("response_format", {"type": "json_object"}), ("guided_regex", "a")):
+            response = await api.chat(**{field: value})
+            assert_error(response, 400, field, "fake: it follows none")
+        assert (await api.chat(response_format={"type": "text"})).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_broken_grammar_is_refused_before_anything_is_sent(make_api, stream):
+    async with make_api() as api:
+        api.engine.script.refuse_grammar = "unclosed group"
+        response = await api.chat(guided_regex="(", stream=stream)
+        assert_error(response, 400, "guided_regex", "unclosed group")
+        assert api.engine.requests == []

@@ -6,6 +6,7 @@ import pytest
 
 from local_worker.config import ServerConfig
 from local_worker.errors import EngineDiedError, EngineError
+from local_worker.types import Grammar, GrammarKind
 
 pytestmark = pytest.mark.anyio
 
@@ -222,3 +223,26 @@ async def test_a_model_that_does_not_think(make_api):
     assert refused.status_code == 400
     assert "does not think" in refused.json()["error"]["message"]
     assert harmless.status_code == 200
+
+
+async def test_the_form_of_the_answer_reaches_the_engine(make_api):
+    async with make_api() as api:
+        await api.chat(response_format={"type": "json_object"}, n=2)
+        grammars = [request.grammar for request in api.engine.requests]
+        assert (
+            grammars
+            == [Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object"}', "response_format")] * 2
+        )
+
+
+async def test_an_adapter_is_named_in_place_of_the_model(make_api):
+    async with make_api(adapters=("legal",)) as api:
+        listed = (await api.client.get("/v1/models")).json()["data"]
+        assert [(model["id"], model["parent"]) for model in listed] == [
+            ("scripted", None), ("legal", "scripted"),
+        ]  # fmt: skip
+        for name in ("scripted", "legal"):
+            assert (await api.chat(model=name)).json()["model"] == name
+        assert [request.adapter for request in api.engine.requests] == [None, "legal"]
+        assert (await api.client.get("/v1/models/legal")).json()["id"] == "legal"
+        assert (await api.chat(model="Legal")).status_code == 404

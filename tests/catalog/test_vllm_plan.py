@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from local_worker.catalog.load import load
+from local_worker.catalog.lora import LoraAdapter
 from local_worker.catalog.schema import KvLayers, Shape
 from local_worker.catalog.vllm_parts import (
     Parallel,
@@ -292,3 +293,27 @@ def test_every_entry_of_the_catalog_can_be_planned():
         if subject.weights:
             outcome = plan_vllm(machine(*[card()] * 8), subject, VllmWish())
             assert isinstance(outcome, VllmPlan), outcome
+
+
+@pytest.mark.parametrize(("ranks", "limit"), [((4,), 8), ((8,), 8), ((4, 12), 16), ((512,), 512)])
+def test_adapters_get_room_for_the_largest_rank(ranks, limit):
+    adapters = tuple(LoraAdapter(f"a{rank}", "/x", rank) for rank in ranks)
+    args = planned(machine(card()), model(), VllmWish(adapters=adapters)).engine_args
+    assert (args["enable_lora"], args["max_loras"]) == (True, len(ranks))
+    assert args["max_lora_rank"] == limit
+
+
+def test_an_adapter_of_too_high_a_rank_is_refused():
+    wish = VllmWish(adapters=(LoraAdapter("legal", "/x", 513),))
+    assert "LoRA legal has rank 513" in refused(machine(card()), model(), wish)
+
+
+def test_without_a_gpu_a_slot_stays_empty_for_requests_without_an_adapter():
+    wish = VllmWish(adapters=(LoraAdapter("legal", "/x", 8),))
+    assert planned(machine(memory=32 * GB), model(), wish).engine_args["max_loras"] == 2
+
+
+def test_without_a_gpu_a_mixture_of_experts_takes_no_adapter():
+    wish = VllmWish(adapters=(LoraAdapter("legal", "/x", 8),))
+    subject = replace(model(), experts=True)
+    assert "mixture of experts" in refused(machine(memory=32 * GB), subject, wish)

@@ -71,6 +71,12 @@ def sampling_engine(request):
     return request.getfixturevalue(f"{request.param}_engine")
 
 
+@pytest.fixture(params=[pytest.param("vllm", marks=VLLM)])
+def grammar_engine(request):
+    """An engine that follows grammars."""
+    return request.getfixturevalue(f"{request.param}_engine")
+
+
 def vllm_config(**changes):
     args: dict[str, object] = {
         "dtype": "bfloat16",

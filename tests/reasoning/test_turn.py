@@ -8,7 +8,10 @@ from local_worker.types import (
     ClosedBy,
     FinishReason,
     GenerationRequest,
+    Grammar,
+    GrammarKind,
     SamplingParams,
+    TextDelta,
     ThinkingParams,
     ThinkingTokens,
     TokenLogprob,
@@ -118,3 +121,83 @@ def test_abandon_shows_what_was_held():
 def test_no_delimiter_reaches_the_content(budget):
     t = turn(thinking=True, budget=budget, inside=False)
     assert "think" not in run(t, 2, b"a", 2, b"b", 0)[1]
+
+
+GRAMMAR = Grammar(GrammarKind.REGEX, "a", "guided_regex")
+
+
+def grammar_turn(budget=None, inside=False, tokens=TOKENS, **more):
+    thinking = None if tokens is None else ThinkingParams(tokens, budget, inside)
+    t = Turn(GenerationRequest("r", (9,), 100, grammar=GRAMMAR, thinking=thinking, **more))
+    t.begin()
+    return t
+
+
+@pytest.mark.parametrize(("tokens", "budget"), [(None, None), (TOKENS, 0)])
+def test_without_a_thought_the_grammar_begins_at_once(tokens, budget):
+    t = grammar_turn(budget, tokens=tokens)
+    assert t.follows_grammar
+    assert t.step(50, b"x").accepted
+
+
+def test_the_grammar_waits_for_the_end_of_the_thought():
+    t = grammar_turn(inside=True)
+    assert not t.follows_grammar
+    t.step(50, b"hm")
+    assert not t.follows_grammar
+    t.step(2, b"</think>")
+    assert t.follows_grammar
+
+
+def test_the_grammar_begins_after_a_forced_closer():
+    t = grammar_turn(budget=1, inside=True)
+    assert t.step(50, b"hm").force == (3, 2)
+    assert t.follows_grammar
+
+
+def test_a_first_token_that_opens_no_thought_is_drawn_again_from_the_grammar():
+    t = grammar_turn()
+    step = t.step(50, b"x")
+    assert (step.accepted, step.force, step.finish) == (False, (), None)
+    assert t.follows_grammar
+    assert t.num_tokens == 0
+
+
+def test_an_end_that_comes_first_is_drawn_again_too():
+    t = grammar_turn()
+    assert not t.step(0, b"", ends_generation=True).accepted
+    assert t.follows_grammar
+
+
+def test_a_thought_that_the_model_opens_is_free():
+    t = grammar_turn()
+    assert t.step(1, b"<think>").accepted
+    assert not t.follows_grammar
+    assert t.step(50, b"hm").accepted
+
+
+def test_a_header_before_the_answer_comes_before_the_grammar():
+    tokens = ThinkingTokens((1, 7), (2,), (3, 2), (2,), silent=((6, 7), (1, 8)))
+    t = grammar_turn(inside=True, tokens=tokens)
+    t.step(50, b"hm")
+    for token_id in (2, 6):
+        assert t.step(token_id, b"").accepted
+        assert not t.follows_grammar
+    assert t.step(7, b"").accepted
+    assert t.follows_grammar
+
+
+def test_what_only_began_like_a_header_is_no_part_of_the_answer():
+    tokens = ThinkingTokens((1, 7), (2,), (3, 2), (2,), silent=((6, 7),))
+    t = grammar_turn(budget=0, tokens=tokens)
+    assert t.step(6, b"<|start|>").accepted
+    assert not t.step(50, b"x").accepted
+    assert t.step(51, b"a").deltas == (TextDelta(Channel.CONTENT, "a"),)
+
+
+def test_a_tool_call_in_a_thought_cannot_end_it_where_the_answer_has_a_form():
+    tokens = ThinkingTokens((1,), (2,), (3, 2), (2,), tool_start=(4,), tool_end=(5,))
+    t = grammar_turn(inside=True, tokens=tokens)
+    t.step(4, b"<tool_call>")
+    assert not t.follows_grammar
+    assert t.closed_by is ClosedBy.NONE

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 import openai
+import pydantic
 import pytest
 
 INVOICE = [{"role": "user", "content": "Add up this invoice.\npens 3x14\ncups 2x9\nlamps 4x5"}]
@@ -71,6 +73,30 @@ def test_chat_without_thinking(client):
     )
     assert answer.usage.completion_tokens_details.reasoning_tokens == 0
     assert answer.choices[0].message.content.startswith("Total: ")
+
+
+class Invoice(pydantic.BaseModel):
+    """What a caller wants to have."""
+
+    total: int
+    currency: Literal["EUR", "USD"]
+
+
+def test_an_answer_of_a_given_form_or_a_reason_why_not(client):
+    def ask(effort):
+        return client.chat.completions.parse(
+            model="demo", messages=INVOICE, response_format=Invoice, reasoning_effort=effort
+        )
+
+    if client.models.retrieve("demo").engine == "llama.cpp":
+        with pytest.raises(openai.BadRequestError, match=r"llama\.cpp") as caught:
+            ask("low")
+        assert caught.value.param == "response_format.json_schema.schema"
+        return
+    for effort in ("none", "low", "high"):
+        (choice,) = ask(effort).choices
+        assert choice.message.parsed.currency in ("EUR", "USD")
+        assert choice.finish_reason == "stop"
 
 
 def test_an_exact_budget_through_extra_body(client):

@@ -8,6 +8,7 @@ import pytest
 from local_worker.catalog.load import load
 from local_worker.catalog.plan import Wish
 from local_worker.catalog.store import Store
+from local_worker.catalog.lora import LoraAdapter
 from local_worker.catalog.vllm_parts import Parallel, VllmWish
 from local_worker.errors import (
     CatalogError,
@@ -187,21 +188,62 @@ def test_on_a_gpu_a_name_is_vllms_with_the_weights_for_the_card(resolve):
     assert "models pull gemma-4-26b --engine vllm --quant fp8" in str(caught.value)
 
 
-def test_what_was_pulled_for_vllm_is_served(resolve, demo_gguf, tmp_path):
-    """The embedded model's files under the repository's name: what counts is where they lie."""
-    folder = tmp_path / "models/RedHatAI/gemma-4-26B-A4B-it-FP8-dynamic" / ("a" * 40)
-    shutil.copytree(demo_gguf.parent, folder, ignore=shutil.ignore_patterns("*.gguf", "*.md"))
-    files = {path.name: path.stat().st_size for path in folder.iterdir()}
-    (folder / "repo.json").write_text(json.dumps(list(files)))
-    records = {name: {"bytes": size, "sha256": "0" * 64} for name, size in files.items()}
-    (folder / "pulled.json").write_text(json.dumps(records))
+@pytest.fixture
+def pulled(demo_gguf, tmp_path):
+    """Puts the embedded model's files under a repository's name: what counts is where they lie."""
+
+    def pull(repo):
+        folder = tmp_path / "models" / repo / ("a" * 40)
+        shutil.copytree(demo_gguf.parent, folder, ignore=shutil.ignore_patterns("*.gguf", "*.md"))
+        files = {path.name: path.stat().st_size for path in folder.iterdir()}
+        (folder / "repo.json").write_text(json.dumps(list(files)))
+        records = {name: {"bytes": size, "sha256": "0" * 64} for name, size in files.items()}
+        (folder / "pulled.json").write_text(json.dumps(records))
+        return folder
+
+    return pull
+
+
+GEMMA_FP8 = "RedHatAI/gemma-4-26B-A4B-it-FP8-dynamic"
+
+
+def test_what_was_pulled_for_vllm_is_served(resolve, pulled):
+    folder = pulled(GEMMA_FP8)
     resolved = resolve("gemma-4-26b", gpus=H200, vllm="0.32.0")
     assert resolved.config.model_path == str(folder)
     assert resolved.config.on_gpu
     assert resolved.card.names[0] == "gemma-4-26b"
     assert resolved.plan.weights.exact
-    assert "speculative_config" in resolved.reasons[-1]
+    assert "--speculate turns on" in resolved.reasons[-1]
+    assert "speculative_config" not in resolved.config.engine_args
     assert resolved.config.engine_args["gpu_memory_utilization"] == 0.92
+
+
+def test_speculation_is_the_recipes_with_its_draft_model_here(resolve, pulled):
+    pulled(GEMMA_FP8)
+    wish = Overrides(vllm=VllmWish(speculate=True))
+    with pytest.raises(ModelFileError, match="draft model google/gemma-4-26B-A4B-it-assistant"):
+        resolve("gemma-4-26b", wish, gpus=H200, vllm="0.32.0")
+    draft = pulled("google/gemma-4-26B-A4B-it-assistant")
+    resolved = resolve("gemma-4-26b", wish, gpus=H200, vllm="0.32.0")
+    config = resolved.config.engine_args["speculative_config"]
+    assert config == {"num_speculative_tokens": 4, "model": str(draft)}
+
+
+def test_speculation_that_nobody_knows_is_refused(resolve, folder):
+    with pytest.raises(ConfigError, match="knows no speculation for this model"):
+        resolve(str(folder), Overrides(vllm=VllmWish(speculate=True)))
+
+
+def test_adapters_reach_the_engine_and_cannot_take_the_models_name(resolve, folder):
+    def lora(name):
+        return Overrides(vllm=VllmWish(adapters=(LoraAdapter(name, "/x", 8),)))
+
+    assert resolve(str(folder), lora("legal"), gpus=H200, vllm="0.32.0").config.adapters == (
+        LoraAdapter("legal", "/x", 8),
+    )
+    with pytest.raises(ConfigError, match="that is the model's own name"):
+        resolve(str(folder), lora(folder.name), gpus=H200, vllm="0.32.0")
 
 
 def test_without_vllm_a_gpu_machine_says_what_is_missing(resolve):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from local_worker.engines.llama_cpp.config import LlamaConfig
+    from local_worker.types import Grammar
 
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
 _LOAD_MODES = {"memory": lib.LLAMA_LOAD_MODE_NONE, "mmap": lib.LLAMA_LOAD_MODE_MMAP}
@@ -244,6 +245,11 @@ class Llama:
         if piece is None:
             piece = self._pieces[token_id] = self._piece(token_id, special=False)
         return piece
+
+    @staticmethod
+    def check(grammar: Grammar) -> str:
+        """Why answers cannot follow a grammar: this engine has no way to hold them to one."""
+        return f"llama.cpp cannot follow {grammar.field!r} here; the vLLM engine can"
 
     def _piece(self, token_id: int, *, special: bool) -> bytes:
         size = 64

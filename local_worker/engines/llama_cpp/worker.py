@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     from local_worker.types import GenerationRequest
 
 
+LIMITS = (
+    ("structured_outputs", "answers of a given form come with the vLLM engine (--engine vllm)"),
+)
+
+
 class EngineLoop:
     """The step loop: drain commands, plan, run, apply, report."""
 
@@ -214,6 +219,7 @@ def describe(llama: Llama, config: LlamaConfig) -> EngineInfo:
         eos_token=llama.piece(eos, special=True).decode() if eos is not None else "",
         longest_token=llama.longest_token(),
         control_tokens=llama.control_tokens,
+        limits=LIMITS,
     )
 
 

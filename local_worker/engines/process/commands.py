@@ -54,20 +54,28 @@ class CommandReader(threading.Thread):
         self._on_end(status)
 
     def _dispatch(self, command: messages.Command) -> None:
-        if isinstance(command, messages.Tokenize | messages.Detokenize):
+        if isinstance(command, messages.Call):
             self._tokenizer.submit(self._answer, command)
         else:
             self._on_command(command)
 
-    def _answer(self, call: messages.Tokenize | messages.Detokenize) -> None:
+    def _answer(self, call: messages.Call) -> None:
         try:
             if isinstance(call, messages.Tokenize):
                 answer = self._tokenize(call)
-            else:
+            elif isinstance(call, messages.Detokenize):
                 answer = self._detokenize(call)
+            else:
+                answer = self._check(call)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller must not wait for ever
             answer = messages.CallFailed(call.call_id, f"the tokenizer failed: {error}", "text")
         self._channel.send(answer)
+
+    def _check(self, call: messages.Check) -> messages.Answer:
+        problem = self._vocabulary.check(call.grammar)
+        if problem is None:
+            return messages.Checked(call.call_id)
+        return messages.CallFailed(call.call_id, problem, call.grammar.field)
 
     def _tokenize(self, call: messages.Tokenize) -> messages.Answer:
         token_ids: list[int] = []

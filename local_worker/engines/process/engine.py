@@ -32,7 +32,7 @@ from local_worker.types import EngineStats, StepOutput
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from local_worker.types import EngineInfo, GenerationRequest, PromptSegment
+    from local_worker.types import EngineInfo, GenerationRequest, Grammar, PromptSegment
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +126,12 @@ class ProcessEngine:
         event = await self._call(call_id, messages.Detokenize(call_id, tuple(token_ids)))
         assert isinstance(event, messages.Text), event
         return event.text
+
+    async def check(self, grammar: Grammar) -> None:
+        """Raises `InvalidParameterError` for a grammar that cannot be followed."""
+        call_id = next(self._call_ids)
+        event = await self._call(call_id, messages.Check(call_id, grammar))
+        assert isinstance(event, messages.Checked), event
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
         """Outputs of one sequence; see `engine.Engine.generate`."""
@@ -270,7 +276,7 @@ class ProcessEngine:
             for request_id in event.request_ids:
                 if (pending := self._pending.get(request_id)) is not None:
                     pending.attempts += 1
-        elif isinstance(event, messages.Tokens | messages.Text | messages.CallFailed):
+        elif isinstance(event, messages.Answer):
             call = self._calls.pop(event.call_id, None)
             if call is not None and not call.done():
                 call.set_result(event)
@@ -305,7 +311,7 @@ class ProcessEngine:
     def _pending_work(self) -> bool:
         return self._stats.running + self._stats.waiting > 0
 
-    async def _call(self, call_id: int, command: messages.Command) -> messages.Answer:
+    async def _call(self, call_id: int, command: messages.Call) -> messages.Answer:
         """Asks the process and waits for the answer; asks the next one when it ends meanwhile."""
         for _ in range(MAX_ATTEMPTS):
             await self._settled.wait()

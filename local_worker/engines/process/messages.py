@@ -15,6 +15,7 @@ from local_worker.types import (  # noqa: TC001 - msgspec reads the annotations 
     EngineInfo,
     EngineStats,
     GenerationRequest,
+    Grammar,
     PromptSegment,
     StepOutput,
 )
@@ -49,11 +50,18 @@ class Detokenize(msgspec.Struct, tag=True, frozen=True):
     token_ids: tuple[int, ...]
 
 
+class Check(msgspec.Struct, tag=True, frozen=True):
+    """Can this grammar be followed? Answered with `Checked`."""
+
+    call_id: int
+    grammar: Grammar
+
+
 class Shutdown(msgspec.Struct, tag=True, frozen=True):
     """Free everything and exit."""
 
 
-Command = Submit | Abort | Tokenize | Detokenize | Shutdown
+Command = Submit | Abort | Tokenize | Detokenize | Check | Shutdown
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -95,6 +103,12 @@ class Text(msgspec.Struct, tag=True, frozen=True):
     text: str
 
 
+class Checked(msgspec.Struct, tag=True, frozen=True):
+    """Answer to `Check`: it can."""
+
+    call_id: int
+
+
 class CallFailed(msgspec.Struct, tag=True, frozen=True):
     """A call could not be answered; `param` names the argument at fault."""
 
@@ -103,8 +117,9 @@ class CallFailed(msgspec.Struct, tag=True, frozen=True):
     param: str
 
 
-Answer = Tokens | Text | CallFailed
-Event = Ready | StartFailed | Begun | Stepped | Tokens | Text | CallFailed
+Call = Tokenize | Detokenize | Check
+Answer = Tokens | Text | Checked | CallFailed
+Event = Ready | StartFailed | Begun | Stepped | Tokens | Text | Checked | CallFailed
 
 _encoder = msgspec.msgpack.Encoder()
 command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

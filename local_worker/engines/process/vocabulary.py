@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from local_worker.types import Grammar
 
 _STRUCTURE = re.compile(r"<\||.*\|>$|</?(think|tool|function|channel|turn)\w*>$|\[/?[A-Z_]+\]$")
 
@@ -22,6 +25,10 @@ class Vocabulary(Protocol):
 
     def piece(self, token_id: int, *, special: bool = False) -> bytes:
         """The bytes of one token; control tokens are empty unless `special` is set."""
+        ...
+
+    def check(self, grammar: Grammar) -> str | None:
+        """Why answers cannot follow that grammar, or None where they can."""
         ...
 
 

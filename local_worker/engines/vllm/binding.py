@@ -9,7 +9,8 @@ import vllm
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs.engine import tokens_input
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
@@ -66,8 +67,14 @@ class Vllm:
             data_parallel_size=config.data_parallel_size,
             # The API has resolved every default before a request gets here.
             generation_config="vllm",
+            # One reading of a grammar on both engines.
+            structured_outputs_config={"backend": "guidance"},
             **config.engine_args,
         )
+        self._adapters = {
+            adapter.name: LoRARequest(adapter.name, number, adapter.path)
+            for number, adapter in enumerate(config.adapters, 1)
+        }
         self._gauges: list[_Gauges] = []
         self._engine = AsyncLLM.from_engine_args(args, stat_loggers=[self._make_gauges])
         self.vocab_size: int = self._engine.model_config.get_vocab_size()
@@ -107,17 +114,38 @@ class Vllm:
         self._engine.shutdown(timeout=CLOSE_SECONDS)
 
     async def generate(
-        self, request_id: str, token_ids: list[int], params: dict[str, Any]
+        self,
+        request_id: str,
+        token_ids: list[int],
+        params: dict[str, Any],
+        adapter: str | None = None,
     ) -> AsyncGenerator[Chunk]:
         """One request; closing the iterator aborts it.
+
+        Args:
+            request_id: unique in the process.
+            token_ids: the prompt.
+            params: for `SamplingParams`; `structured_outputs` for `StructuredOutputsParams`.
+            adapter: one of the config's.
 
         Raises:
             RefusedError: the parameters.
             DeadError: the engine core ended.
         """
         try:
-            sampling = SamplingParams(**params, output_kind=RequestOutputKind.DELTA)
-            stream = self._engine.generate(tokens_input(token_ids), sampling, request_id)
+            form = params["structured_outputs"]
+            sampling = SamplingParams(
+                **{**params, "structured_outputs": form and StructuredOutputsParams(**form)},
+                output_kind=RequestOutputKind.DELTA,
+            )
+            stream = self._engine.generate(
+                tokens_input(token_ids),
+                sampling,
+                request_id,
+                lora_request=None if adapter is None else self._adapters[adapter],
+                # A grammar is only ever given with the phase that is the answer.
+                reasoning_ended=True if form else None,
+            )
             try:
                 async for output in stream:
                     (completion,) = output.outputs

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from local_worker.catalog.lora import LoraAdapter  # noqa: TC001 - msgspec reads the annotations
+
 
 @dataclass(frozen=True, slots=True)
 class VllmConfig:
@@ -19,6 +21,7 @@ class VllmConfig:
         on_gpu: whether it computes on GPUs.
         threads: for computing without a GPU.
         visible_devices: ids of the cards to use; empty leaves all of them in sight.
+        adapters: loaded beside the model; the rank they need is among `engine_args`.
         ray_address: of the Ray cluster's head; None where there is none to join.
     """
 
@@ -30,4 +33,5 @@ class VllmConfig:
     on_gpu: bool = False
     threads: int = 1
     visible_devices: tuple[str, ...] = ()
+    adapters: tuple[LoraAdapter, ...] = ()
     ray_address: str | None = None

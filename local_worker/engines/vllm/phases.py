@@ -2,7 +2,8 @@
 
 A phase is one vLLM request. The first one starts at the prompt; another follows whenever the turn
 departs from what vLLM sampled: a closer was forced, a token refused, or a token that ends the
-generation closed the thought alone.
+generation closed the thought alone. Another one follows, too, where the grammar's part begins: a
+phase is under the grammar from its first token or not at all.
 
 End-of-generation tokens are passed as stop tokens and vLLM's own idea of them is switched off, so
 that the turn is the only judge. Stop strings are not passed at all: they are the turn's, too.
@@ -10,8 +11,12 @@ that the turn is the only judge. Stop strings are not passed at all: they are th
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
+
+from local_worker.engines.process.grammar import source_of
+from local_worker.types import GrammarKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
@@ -20,6 +25,11 @@ if TYPE_CHECKING:
 
 _SEED_STEP = 0x9E3779B97F4A7C15
 _SEED_BITS = 63
+_NAMES = {
+    GrammarKind.JSON_SCHEMA: "json",
+    GrammarKind.REGEX: "regex",
+    GrammarKind.GRAMMAR: "grammar",
+}
 MAX_BIAS = 100.0
 """vLLM clamps a logit bias to this."""
 
@@ -33,21 +43,26 @@ def phase_params(
     number: int,
     end_ids: Items[int],
     *,
+    follows_grammar: bool = False,
     biases: bool = True,
 ) -> dict[str, Any]:
-    """Arguments for `vllm.SamplingParams`.
+    """Arguments for `vllm.SamplingParams`, but that `structured_outputs` are those of its params.
 
     Args:
         request: the sequence's request.
         output_ids: its output so far, forced tokens included; shorter than its max_tokens.
         number: phases before this one.
         end_ids: the model's end-of-generation tokens.
+        follows_grammar: whether this phase is the answer, where it has to have a certain form.
         biases: whether vLLM takes any, which it does not beside speculation; penalties then count
             from the beginning of the phase.
     """
     sampling = request.sampling
     room = request.max_tokens - len(output_ids)
     assert room > 0, "a full sequence has no next phase"
+    stops = [*end_ids]
+    if request.grammar is not None and request.thinking is not None and not follows_grammar:
+        stops += request.thinking.tokens.end[-1:]  # what comes after is not to be sampled freely
     banned = room if sampling.ignore_eos else min(room, sampling.min_tokens - len(output_ids))
     return {
         "max_tokens": room,
@@ -62,10 +77,20 @@ def phase_params(
         "logit_bias": (_bias(request, output_ids) if biases else {}) or None,
         "seed": _seed(sampling.seed, number),
         "logprobs": sampling.logprobs,
-        "stop_token_ids": list(end_ids),
+        "stop_token_ids": stops,
+        "structured_outputs": _structured_outputs(request) if follows_grammar else None,
         "ignore_eos": True,
         "detokenize": False,
     }
+
+
+def _structured_outputs(request: GenerationRequest) -> dict[str, Any] | None:
+    grammar = request.grammar
+    if grammar is None:
+        return None
+    if grammar.kind is GrammarKind.CHOICE:
+        return {"choice": json.loads(grammar.source)}
+    return {_NAMES[grammar.kind]: source_of(grammar)}
 
 
 def _seed(seed: int | None, number: int) -> int | None:

@@ -14,10 +14,13 @@ from llguidance import LLTokenizer
 from tokenizers import Tokenizer
 
 from local_worker.catalog.hf_folder import chat_template_of
+from local_worker.engines.process.grammar import problem_of
 from local_worker.engines.process.vocabulary import structures_a_prompt
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from local_worker.types import Grammar
 
 
 class Vocabulary:
@@ -66,6 +69,10 @@ class Vocabulary:
     def longest_token(self) -> int:
         """Bytes of the longest token's text."""
         return max(len(self.piece(i, special=True)) for i in range(self._known))
+
+    def check(self, grammar: Grammar) -> str | None:
+        """Why answers cannot follow that grammar, or None where they can."""
+        return problem_of(grammar, self._bytes)
 
 
 def _without(source: dict[str, Any], control: list[dict[str, Any]]) -> Tokenizer:

@@ -121,10 +121,14 @@ class Sequences:
                 sequence.token_ids[len(request.prompt_token_ids) :],
                 number,
                 self._vocabulary.end_ids,
+                follows_grammar=sequence.turn.follows_grammar,
                 biases=self._biases,
             )
             stream = self._vllm.generate(
-                f"{request.request_id}.{number}", list(sequence.token_ids), params
+                f"{request.request_id}.{number}",
+                list(sequence.token_ids),
+                params,
+                request.adapter,
             )
             async with aclosing(stream):
                 finish = await self._follow(sequence, stream)
@@ -150,6 +154,7 @@ class Sequences:
 
     def _take(self, sequence: Sequence, token_id: int, logprob: Logprobs | None) -> bool:
         """Applies one token. Returns whether what vLLM samples next is still of use."""
+        was_free = not sequence.turn.follows_grammar
         taken, output = sequence.take(
             token_id,
             self._vocabulary.piece(token_id),
@@ -159,7 +164,8 @@ class Sequences:
         )
         self._output_tokens += len(taken)
         self._report(output)
-        return taken == (token_id,) and sequence.status is Status.RUNNING
+        begins = was_free and sequence.turn.follows_grammar
+        return taken == (token_id,) and not begins and sequence.status is Status.RUNNING
 
     def _token_logprob(self, token_id: int, logprobs: Logprobs) -> TokenLogprob:
         piece = self._vocabulary.piece
@@ -259,6 +265,7 @@ def describe(vllm: Vllm, vocabulary: Vocabulary, config: VllmConfig, version: st
         eos_token=vocabulary.eos_token,
         longest_token=vocabulary.longest_token(),
         control_tokens=vocabulary.control_tokens,
+        adapters=tuple(adapter.name for adapter in config.adapters),
         limits=SPECULATION_LIMITS if config.engine_args.get("speculative_config") else (),
     )
 

@@ -8,7 +8,7 @@ import pytest
 from local_worker.engines.process import messages
 from local_worker.engines.process.channel import Channel
 from local_worker.engines.process.commands import CommandReader
-from local_worker.types import PromptSegment
+from local_worker.types import Grammar, GrammarKind, PromptSegment
 
 
 class Letters:
@@ -23,6 +23,9 @@ class Letters:
 
     def piece(self, token_id, *, special=False):
         return bytes([token_id])
+
+    def check(self, grammar):
+        return None if grammar.source == "good" else "it is not good"
 
 
 @pytest.fixture
@@ -49,6 +52,18 @@ def test_segments_are_tokenized_one_after_the_other(process):
     segments = (PromptSegment("a"), PromptSegment("b", special=False))
     answer = ask(process[0], messages.Tokenize(7, segments, True))
     assert answer == messages.Tokens(7, (0, ord("a"), 255, ord("b")))
+
+
+@pytest.mark.parametrize(
+    ("source", "answer"),
+    [
+        ("good", messages.Checked(3)),
+        ("bad", messages.CallFailed(3, "it is not good", "guided_regex")),
+    ],
+)
+def test_a_grammar_is_checked_and_its_field_named(process, source, answer):
+    grammar = Grammar(GrammarKind.REGEX, source, "guided_regex")
+    assert ask(process[0], messages.Check(3, grammar)) == answer
 
 
 def test_ids_become_text_again_and_wrong_ones_are_named(process):

@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from local_worker.engines.process.grammar import ONE_LINE
 from local_worker.engines.vllm.phases import phase_params
-from local_worker.types import GenerationRequest, SamplingParams
+from local_worker.types import (
+    GenerationRequest,
+    Grammar,
+    GrammarKind,
+    SamplingParams,
+    ThinkingParams,
+    ThinkingTokens,
+)
 
 END = (7, 9)
 
@@ -92,3 +102,43 @@ def test_a_bias_stays_inside_what_vllm_takes():
 def test_a_full_sequence_has_no_next_phase():
     with pytest.raises(AssertionError):
         params(output_ids=(4,) * 20, number=1)
+
+
+TOKENS = ThinkingTokens(start=(1,), end=(5,), close=(6, 5), close_after_newline=(5,))
+
+
+def form(kind, source, thinking=None, **more):
+    grammar = Grammar(kind, source, "x")
+    request = GenerationRequest("r", (1, 2, 3), 20, thinking=thinking, grammar=grammar)
+    return phase_params(request, (), 0, END, **more)
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "expected"),
+    [
+        (GrammarKind.REGEX, "a+", {"regex": "a+"}),
+        (GrammarKind.CHOICE, '["a", "b"]', {"choice": ["a", "b"]}),
+        (GrammarKind.GRAMMAR, 'start: "a"', {"grammar": 'start: "a"'}),
+    ],
+)
+def test_the_phase_of_the_answer_has_the_grammar(kind, source, expected):
+    assert form(kind, source, follows_grammar=True)["structured_outputs"] == expected
+
+
+def test_a_schema_is_given_as_the_other_engine_reads_it():
+    found = form(GrammarKind.JSON_SCHEMA, '{"type": "object"}', follows_grammar=True)
+    schema = json.loads(found["structured_outputs"]["json"])
+    assert schema == {"type": "object", "x-guidance": ONE_LINE}
+
+
+def test_a_phase_before_the_answer_is_free_and_ends_with_the_thought():
+    found = form(GrammarKind.REGEX, "a+", ThinkingParams(TOKENS, None))
+    assert found["structured_outputs"] is None
+    assert found["stop_token_ids"] == [7, 9, 5]
+
+
+def test_without_a_grammar_a_thought_and_its_answer_may_be_one_phase():
+    request = GenerationRequest("r", (1,), 20, thinking=ThinkingParams(TOKENS, None))
+    found = phase_params(request, (), 0, END)
+    assert found["stop_token_ids"] == [7, 9]
+    assert found["structured_outputs"] is None
