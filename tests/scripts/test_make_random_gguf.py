@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 
+import gguf_shapes as shapes
+import make_random_gguf as script
 import numpy as np
 import pytest
 
 from local_worker.catalog.gguf import read_header
 from local_worker.catalog.gguf_facts import read_facts
 from local_worker.engines.llama_cpp.config import LlamaConfig
-from scripts import make_random_gguf as script
 
-TINY = sorted(name for name in script.SHAPES if name.startswith("tiny-"))
+TINY = sorted(name for name in shapes.SHAPES if name.startswith("tiny-"))
 
 GEMMA_4_26B = {
     "block_count": 30,
@@ -41,7 +42,7 @@ def make(tmp_path, shape, **options):
 
 
 def test_gemma_4_26b_has_the_parameters_and_the_size_of_the_real_one():
-    tensors = list(script.gemma4(GEMMA_4_26B, 262_144))
+    tensors = list(shapes.gemma4(GEMMA_4_26B, 262_144))
     numbers = sum(tensor.elements for tensor in tensors)
     rope = by_name(tensors)["rope_freqs.weight"].elements  # a table, not a parameter
     assert numbers - rope == pytest.approx(25_232_441_344, rel=1e-4)
@@ -50,7 +51,7 @@ def test_gemma_4_26b_has_the_parameters_and_the_size_of_the_real_one():
 
 
 def test_full_attention_layers_of_gemma_have_no_values_of_their_own():
-    tensors = by_name(script.gemma4(GEMMA_4_26B, 262_144))
+    tensors = by_name(shapes.gemma4(GEMMA_4_26B, 262_144))
     assert tensors["blk.4.attn_v.weight"].shape == (2816, 2048)
     assert "blk.5.attn_v.weight" not in tensors
     assert tensors["blk.5.attn_k.weight"].shape == (2816, 1024)
@@ -60,14 +61,14 @@ def test_full_attention_layers_of_gemma_have_no_values_of_their_own():
 @pytest.mark.parametrize(
     ("tensor", "quant", "kind"),
     [
-        (script.matrix("a", 704, 8), "Q4_0", "Q4_0"),
-        (script.matrix("a", 720, 8), "Q4_0", "F16"),
-        (script.matrix("a", 704, 8), "Q8_0", "Q8_0"),
-        (script.Tensor("t", script.Role.EMBEDDING, (2816, 8)), "Q4_0", "Q6_K"),
-        (script.Tensor("t", script.Role.EMBEDDING, (704, 8)), "Q4_0", "Q8_0"),
-        (script.Tensor("t", script.Role.EMBEDDING, (2816, 8)), "F16", "F16"),
-        (script.norm("n", 704), "Q4_0", "F32"),
-        (script.exact("r", 704, 8), "Q4_0", "F32"),
+        (shapes.matrix("a", 704, 8), "Q4_0", "Q4_0"),
+        (shapes.matrix("a", 720, 8), "Q4_0", "F16"),
+        (shapes.matrix("a", 704, 8), "Q8_0", "Q8_0"),
+        (shapes.Tensor("t", shapes.Role.EMBEDDING, (2816, 8)), "Q4_0", "Q6_K"),
+        (shapes.Tensor("t", shapes.Role.EMBEDDING, (704, 8)), "Q4_0", "Q8_0"),
+        (shapes.Tensor("t", shapes.Role.EMBEDDING, (2816, 8)), "F16", "F16"),
+        (shapes.norm("n", 704), "Q4_0", "F32"),
+        (shapes.exact("r", 704, 8), "Q4_0", "F32"),
     ],
 )
 def test_types_are_those_of_the_quantiser(tensor, quant, kind):
@@ -77,7 +78,7 @@ def test_types_are_those_of_the_quantiser(tensor, quant, kind):
 @pytest.mark.parametrize("kind", ["F32", "F16", "Q4_0", "Q8_0", "Q6_K"])
 def test_random_blocks_have_the_size_of_their_type(kind):
     data = script.random_blocks(kind, 10, 0.02, np.random.default_rng(0))
-    assert len(data) == 10 * script.BLOCKS[kind][1]
+    assert len(data) == 10 * shapes.BLOCKS[kind][1]
 
 
 def test_q4_0_blocks_have_the_standard_deviation_asked_for():
@@ -100,7 +101,7 @@ def test_a_tiny_file_is_complete_and_read_as_what_it_is(tmp_path, shape):
     path = make(tmp_path, shape)
     facts = read_facts(path)
     header = read_header(path)
-    architecture, hyper = script.SHAPES[shape]
+    architecture, hyper = shapes.SHAPES[shape]
     assert facts.architecture == architecture
     assert facts.shape.layers == hyper["block_count"]
     assert header.tensor_bytes <= path.stat().st_size

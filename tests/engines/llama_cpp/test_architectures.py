@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import gguf_shapes
+import make_random_gguf
 import pytest
 
 from local_worker.types import FinishReason, GenerationRequest, SamplingParams
-from scripts import make_random_gguf
 
 pytestmark = [pytest.mark.anyio, pytest.mark.llama]
 
-TINY = sorted(name for name in make_random_gguf.SHAPES if name.startswith("tiny-"))
+TINY = sorted(name for name in gguf_shapes.SHAPES if name.startswith("tiny-"))
 
 
 @pytest.mark.parametrize("shape", TINY)
