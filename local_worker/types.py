@@ -152,6 +152,7 @@ class GenerationRequest:
         thinking: None leaves the output as it comes, all of it content.
         grammar: what the answer must look like; None leaves it free. It excludes `min_tokens` and
             `ignore_eos`, since where it ends nothing else can follow.
+        cache_salt: prefixes are shared only with requests that have the same one.
         adapter: name of the LoRA adapter to compute with; None is the model as it is.
     """
 
@@ -162,6 +163,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     thinking: ThinkingParams | None = None
     grammar: Grammar | None = None
+    cache_salt: str = ""
     adapter: str | None = None
 
 
@@ -198,6 +200,7 @@ class Finish:
         queued: seconds from arrival in the engine to the first computed token.
         prefill: seconds from there to the first output token.
         decode: seconds from there to the end.
+        cached_tokens: of the prompt, that were not computed for this sequence.
     """
 
     reason: FinishReason
@@ -207,6 +210,7 @@ class Finish:
     queued: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,5 +290,6 @@ class EngineStats:
     kv_capacity: int = 0
     steps: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     output_tokens: int = 0
     restarts: int = 0

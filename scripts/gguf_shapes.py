@@ -141,11 +141,14 @@ def _gemma4_attention(block: str, h: Hyper, layer: int) -> Iterator[Tensor]:
 
 
 def _gemma4_networks(block: str, h: Hyper) -> Iterator[Tensor]:
-    embed, width = h["embedding_length"], h["expert_feed_forward_length"]
-    count = h["expert_count"]
+    embed = h["embedding_length"]
     yield norm(f"{block}.ffn_norm", embed)
     yield from dense(block, embed, h["feed_forward_length"])
-    for name in ("post_ffw_norm", "post_ffw_norm_1", "pre_ffw_norm_2", "post_ffw_norm_2"):
+    yield norm(f"{block}.post_ffw_norm", embed)
+    if "expert_count" not in h:
+        return
+    width, count = h["expert_feed_forward_length"], h["expert_count"]
+    for name in ("post_ffw_norm_1", "pre_ffw_norm_2", "post_ffw_norm_2"):
         yield norm(f"{block}.{name}", embed)
     yield exact(f"{block}.ffn_gate_inp", embed, count)
     # The router's input is divided by sqrt(embed) first: this brings its logits back to order one.
@@ -249,7 +252,7 @@ _TINY35: Hyper = _TINY | {
     "rope.dimension_sections": [6, 5, 5, 0], "ssm.conv_kernel": 4, "ssm.state_size": 64,
     "ssm.group_count": 2, "ssm.time_step_rank": 4, "ssm.inner_size": 256,
 }  # fmt: skip
-_TINY_GEMMA: Hyper = _TINY | _EXPERTS | {
+_TINY_GEMMA: Hyper = _TINY | {
     "block_count": 6, "attention.head_count_kv": [2, 2, 2, 2, 2, 1],
     "attention.sliding_window": 64, "attention.shared_kv_layers": 0,
     "attention.sliding_window_pattern": [True] * 5 + [False],
@@ -273,7 +276,8 @@ VOCAB_SIZES = {"qwen3-0.6b": 151_936}
 SHAPES: Mapping[str, tuple[str, Hyper]] = {
     FROM_VOCAB: ("gemma4", {}),
     "qwen3-0.6b": ("qwen3", _QWEN3_SMALL),
-    "tiny-gemma4": ("gemma4", _TINY_GEMMA),
+    "tiny-gemma4": ("gemma4", _TINY_GEMMA | _EXPERTS),
+    "tiny-gemma4-dense": ("gemma4", _TINY_GEMMA),
     "tiny-mistral3": ("mistral3", _TINY),
     "tiny-qwen3moe": ("qwen3moe", _TINY | _EXPERTS),
     "tiny-qwen35": ("qwen35", _TINY35),

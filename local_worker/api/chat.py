@@ -52,7 +52,7 @@ async def chat_completions(request: Request) -> Response:
     """OpenAI's chat completions, streamed or not."""
     state = state_of(request)
     body = parse(ChatBody, await request.body())
-    chat = await prepare(state, body)
+    chat = await prepare(state, body, state.cache_salt(request, body.cache_salt))
     if body.stream:
         return chat.job.stream(state, _stream(state, chat))
     try:
@@ -65,7 +65,7 @@ async def chat_completions(request: Request) -> Response:
     )
 
 
-async def prepare(state: ApiState, body: ChatBody) -> Chat:
+async def prepare(state: ApiState, body: ChatBody, cache_salt: str) -> Chat:
     """Validates, renders the prompt, decides the effort. Raises a `RequestError` for bad input."""
     model = state.model
     adapter = model.adapter_named(body.model)
@@ -91,6 +91,7 @@ async def prepare(state: ApiState, body: ChatBody) -> Chat:
         thinking=_thinking_params(state, segments, allotment.budget),
         grammar=grammar,
         adapter=adapter,
+        cache_salt=cache_salt,
     )
     job = Job(sequences(model, body, prompt, limits), len(prompt), chosen.effort)
     return Chat(state.head("chatcmpl", adapter), body, job, EffortReport(chosen, allotment.budget))

@@ -49,7 +49,7 @@ async def completions(request: Request) -> Response:
     """OpenAI's text completions, streamed or not."""
     state = state_of(request)
     body = parse(CompletionBody, await request.body())
-    completion = await prepare(state, body)
+    completion = await prepare(state, body, state.cache_salt(request, body.cache_salt))
     if body.stream:
         return completion.job.stream(state, _stream(state, completion))
     try:
@@ -68,12 +68,12 @@ async def completions(request: Request) -> Response:
                 )
                 for index, (echo, choice) in enumerate(zip(completion.echoes, choices, strict=True))
             ],
-            usage=usage(completion.job.prompt_tokens, choices),
+            usage=_usage(completion, choices),
         )
     )
 
 
-async def prepare(state: ApiState, body: CompletionBody) -> Completion:
+async def prepare(state: ApiState, body: CompletionBody, cache_salt: str) -> Completion:
     """Validates and tokenizes. Raises a `RequestError` for bad input."""
     model = state.model
     adapter = model.adapter_named(body.model)
@@ -91,7 +91,13 @@ async def prepare(state: ApiState, body: CompletionBody) -> Completion:
             f"{state.config.max_choices} are taken",
             param="n" if body.n > 1 else "prompt",
         )
-    limits = Limits(0, body.logprobs, grammar=await checked_grammar(state, body), adapter=adapter)
+    limits = Limits(
+        0,
+        body.logprobs,
+        grammar=await checked_grammar(state, body),
+        adapter=adapter,
+        cache_salt=cache_salt,
+    )
     requests = tuple(r for prompt in prompts for r in _requests(state, body, prompt, limits))
     echoes = [await state.engine.detokenize(p) if body.echo else "" for p in prompts]
     job = Job(requests, sum(map(len, prompts)))
@@ -163,8 +169,13 @@ async def _stream(state: ApiState, completion: Completion) -> AsyncGenerator[dic
     options = completion.body.stream_options
     if options is not None and options.include_usage:
         yield completion.head.object(
-            "text_completion", choices=[], usage=usage(completion.job.prompt_tokens, choices)
+            "text_completion", choices=[], usage=_usage(completion, choices)
         )
+
+
+def _usage(completion: Completion, choices: list[Choice]) -> dict[str, Any]:
+    prompts = len(choices) // completion.body.n
+    return usage(completion.job.prompt_tokens, choices, prompts)
 
 
 def _chunk(completion: Completion, choice: dict[str, Any]) -> dict[str, Any]:

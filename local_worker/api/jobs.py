@@ -39,6 +39,7 @@ class Limits:
         thinking: None leaves thoughts in the text.
         grammar: what the answer must look like.
         adapter: the LoRA adapter to compute with.
+        cache_salt: what is computed is shared only with requests that have the same one.
     """
 
     max_tokens: int
@@ -46,6 +47,7 @@ class Limits:
     thinking: ThinkingParams | None = None
     grammar: Grammar | None = None
     adapter: str | None = None
+    cache_salt: str = ""
 
 
 async def tokenize_prompt(
@@ -107,6 +109,7 @@ def sequences(
             thinking=limits.thinking,
             grammar=limits.grammar,
             adapter=limits.adapter,
+            cache_salt=limits.cache_salt,
         )
         for index in range(body.n)
     )

@@ -77,6 +77,8 @@ class _EngineCollector(Collector):
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"local_worker_{name}", text, value)
         counters = {
+            "engine_prompt_tokens": ("Prompt tokens computed by this process", stats.prompt_tokens),
+            "engine_cached_tokens": ("Prompt tokens taken from the cache", stats.cached_tokens),
             "engine_steps": ("Decode steps of the present engine process", stats.steps),
             "engine_restarts": ("Times the engine process was restarted", stats.restarts),
         }

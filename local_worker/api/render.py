@@ -66,14 +66,24 @@ class EffortReport:
         }
 
 
-def usage(prompt_tokens: int, choices: Sequence[Choice]) -> Json:
-    """Token counts: the prompt once, the output of all choices."""
+def usage(prompt_tokens: int, choices: Sequence[Choice], prompts: int = 1) -> Json:
+    """Token counts: each prompt once, the output of all choices.
+
+    Args:
+        prompt_tokens: of all prompts.
+        choices: as many for each prompt, prompt by prompt. A token of the prompt counts as cached
+            where none of them computed it.
+        prompts: how many.
+    """
+    each = len(choices) // prompts
+    cached = [choice.ended.cached_tokens for choice in choices]
+    cached_tokens = sum(min(cached[i : i + each]) for i in range(0, len(cached), each))
     completion = sum(choice.num_tokens for choice in choices)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion,
         "total_tokens": prompt_tokens + completion,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
         "completion_tokens_details": {
             "reasoning_tokens": sum(choice.num_reasoning_tokens for choice in choices)
         },

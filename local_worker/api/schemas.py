@@ -17,7 +17,7 @@ IGNORED = frozenset(
     {
         "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
         "prompt_cache_retention", "cache_prompt", "id_slot", "timings_per_token", "return_progress",
-        "cache_salt", "request_id", "include_reasoning", "stream_include_usage",
+        "request_id", "include_reasoning", "stream_include_usage",
     }
 )  # fmt: skip
 """Fields without an influence on the text: taken and not looked at."""
@@ -144,6 +144,7 @@ class GenerationBody(Body):
     repeat_penalty: float | None = Field(None, ge=0.01, le=10)
     repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     logit_bias: dict[str, float] | None = None
+    cache_salt: Text | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: dict[str, Any] | Text | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class ApiState:
     admission: Admission
     metrics: Metrics
     loaded: ServedModel | None = field(default=None)
+    _secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
     @property
     def model(self) -> ServedModel:
@@ -43,6 +45,18 @@ class ApiState:
         if self.loaded is None:
             raise EngineNotReadyError("the model is still loading", retry_after=2)
         return self.loaded
+
+    def cache_salt(self, request: Request, asked: str | None) -> str:
+        """Keeps apart what tenants compute: how fast a prompt is answered must tell no one's.
+
+        Each API key is a tenant, and a client can draw lines of its own (vLLM's `cache_salt`). The
+        salt is of this process alone and says nothing about the key.
+        """
+        tenant = request.headers.get("authorization", "") if len(self.config.api_keys) > 1 else ""
+        if not tenant and not asked:
+            return ""
+        given = f"{tenant}\0{asked or ''}".encode(errors="surrogatepass")
+        return hashlib.blake2b(given, key=self._secret, digest_size=16).hexdigest()
 
     def head(self, prefix: str, adapter: str | None = None) -> Head:
         """A new response's common fields."""

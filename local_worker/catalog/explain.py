@@ -9,8 +9,8 @@ from local_worker.catalog.memory import GB
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from local_worker.catalog.llama_parts import LlamaPlan, Wish
     from local_worker.catalog.memory import Choice, Devices, Subject
-    from local_worker.catalog.plan import LlamaPlan, Wish
 
 
 def explain(
@@ -41,6 +41,8 @@ def explain(
         f"{choice.cells:,} cells of context, shared by up to {_sequences(choice.max_num_seqs)};"
         f" one request may use {choice.max_model_len:,}"
     )
+    if not choice.sizes.cache_slots and wish.cache_slots is None:
+        yield "no memory is left to keep the prompts of finished requests for later ones"
     if speed is not None:
         read = gigabytes(placement.host_read + placement.gpu_read)
         yield f"about {speed:.1f} tokens/s for one sequence: {read} are read for each token"

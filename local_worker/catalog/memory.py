@@ -33,6 +33,8 @@ _PROCESS = 64 * MIB  # the library, its tables and the tokenizer
 _GPU_CONTEXT = 512 * MIB  # what a CUDA context and its kernels take
 _RESERVE = 384 * MIB  # the API process and the rest of the system
 _RESERVE_SHARE = 0.05
+CACHE_SLOTS = 16
+CACHE_STATES = 4
 _TYPICAL_TOKENS = 1024  # of a conversation, for the keys and values read per token
 
 
@@ -82,11 +84,12 @@ class Devices:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes besides the weights."""
+    """Bytes besides the weights, with the number of kept prefixes that are among them."""
 
     kv: int
     recurrent: int
     compute: int
+    cache_slots: int = 0
 
     @property
     def state(self) -> int:
@@ -225,7 +228,22 @@ def _gpu_memory(hardware: Hardware, host: int) -> tuple[int, bool, float | None]
     return free, False, min(known) if len(known) == len(gpus) else None
 
 
-def sizes_of(shape: Shape, kv_type: KvType, cells: int, max_num_seqs: int) -> Sizes:
+def cache_slots_to_try(shape: Shape, wished: int | None) -> tuple[int, ...]:
+    """How many prefixes to keep beside the sequences, best first.
+
+    Where each of them has a window or a state of its own they are few, and given up before anything
+    else is.
+    """
+    if wished is not None:
+        return (wished,)
+    if shape.swa_window is None and shape.recurrent is None:
+        return (CACHE_SLOTS,)
+    return (CACHE_STATES, 0)
+
+
+def sizes_of(
+    shape: Shape, kv_type: KvType, cells: int, max_num_seqs: int, cache_slots: int = 0
+) -> Sizes:
     """Bytes besides the weights.
 
     Args:
@@ -233,14 +251,16 @@ def sizes_of(shape: Shape, kv_type: KvType, cells: int, max_num_seqs: int) -> Si
         kv_type: how keys and values are stored.
         cells: tokens of context, shared by all sequences.
         max_num_seqs: sequences at once.
+        cache_slots: prefixes kept beside them.
 
     Returns:
         Keys and values, recurrent states, and the buffers of one micro-batch.
     """
     per_element = Q8_0_BYTES_PER_ELEMENT if kv_type == "q8_0" else F16_BYTES_PER_ELEMENT
     elements = shape.kv_elements_per_token * cells
+    slots = max_num_seqs + cache_slots
     if shape.swa_window is not None:
-        window = shape.swa_window * max_num_seqs + MICRO_BATCH
+        window = shape.swa_window * slots + MICRO_BATCH
         padded = -(-window // _CELL_PADDING) * _CELL_PADDING
         elements += shape.swa_elements_per_token * min(cells, padded)
     state = shape.recurrent.bytes_per_sequence if shape.recurrent else 0
@@ -248,10 +268,11 @@ def sizes_of(shape: Shape, kv_type: KvType, cells: int, max_num_seqs: int) -> Si
     activations = _FLOAT * batch * (shape.vocab + _HIDDEN_COPIES * shape.hidden)
     return Sizes(
         kv=int(elements * per_element),
-        recurrent=state * max_num_seqs,
+        recurrent=state * slots,
         # The attention mask has a row of cells for each token. With flash attention, which the
         # library chooses by itself where it can, nothing else grows with the context.
         compute=activations + _MASK * batch * cells,
+        cache_slots=cache_slots,
     )
 
 

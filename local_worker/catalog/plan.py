@@ -12,16 +12,18 @@ decoded at 0.44 tokens/s mapped and at 10.1 tokens/s in memory, on the same mach
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
 from local_worker.catalog.explain import describe, explain, shortage
+from local_worker.catalog.llama_parts import LlamaPlan, Refusal, Wish
 from local_worker.catalog.memory import (
     KV_TYPES,
     LOAD_MODES,
     Choice,
     MemoryNeed,
+    cache_slots_to_try,
     devices_of,
     on_both,
     on_gpu,
@@ -44,81 +46,14 @@ if TYPE_CHECKING:
         Subject,
         Weights,
     )
-    from local_worker.catalog.schema import Artifact, ModelEntry, Shape
+    from local_worker.catalog.schema import ModelEntry, Shape
     from local_worker.probe.hardware import Hardware
 
 DEFAULT_MAX_MODEL_LEN = 32_768
 _MIN_MODEL_LEN = 4_096
 DEFAULT_MAX_NUM_SEQS = 8  # where the CPU kernels step up: batch 7 gave 70 tokens/s, 8 gave 135
+MAX_SLOTS = 256  # LLAMA_MAX_SEQ
 _FULL_LENGTH_SEQS = 4  # sequences that should be able to use the full length at the same time
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the user asked for; None leaves it to the planner.
-
-    Attributes:
-        context: tokens that one request may use, prompt and output together.
-        max_num_seqs: sequences decoded at once.
-        quant: one of the model's quantisations.
-        kv_type: `f16` or `q8_0`.
-        gpu_layers: layers on the GPU; 0 keeps everything in main memory.
-        load_mode: `memory` or `mmap`.
-    """
-
-    context: int | None = None
-    max_num_seqs: int | None = None
-    quant: str | None = None
-    kv_type: str | None = None
-    gpu_layers: int | None = None
-    load_mode: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LlamaPlan:
-    """How to load a model with llama.cpp.
-
-    Attributes:
-        model: catalog id, or the name in the file.
-        artifact: what to load; None for a file given by path.
-        context: KV cells in total, shared by all sequences.
-        max_model_len: tokens that one request may use.
-        n_cpu_moe: layers whose routed experts stay in main memory.
-        threads: for decoding, as given by the caller.
-        predicted_tokens_per_s: of one sequence, if reading memory were the only cost; None where
-            a bandwidth is not known or the weights are read from disk.
-        reasons: why it was chosen, a sentence each.
-    """
-
-    model: str
-    artifact: Artifact | None
-    quant: str
-    context: int
-    max_model_len: int
-    kv_type: KvType
-    max_num_seqs: int
-    n_gpu_layers: int
-    n_cpu_moe: int
-    load_mode: LoadMode
-    threads: int
-    memory: MemoryNeed
-    predicted_tokens_per_s: float | None
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a wish cannot be had, and the nearest thing that can."""
-
-    model: str
-    reasons: tuple[str, ...]
-    nearest: str | None = None
-    nearest_plan: LlamaPlan | None = None
-
-    def line(self) -> str:
-        """All of it as one line for a terminal."""
-        hint = f"; {self.nearest}" if self.nearest else ""
-        return f"{self.model} cannot be loaded as asked: {'; '.join(self.reasons)}{hint}"
 
 
 def plan(
@@ -156,6 +91,7 @@ def plan(
 def _impossible(subject: Subject, devices: Devices, wish: Wish) -> tuple[str, ...]:
     """What is wrong with the wish whatever the memory."""
     shape = subject.shape
+    slots = (wish.max_num_seqs or 0) + cache_slots_to_try(shape, wish.cache_slots)[-1]
     checks = (
         (not subject.weights, "it has no GGUF weights"),
         (
@@ -171,6 +107,14 @@ def _impossible(subject: Subject, devices: Devices, wish: Wish) -> tuple[str, ..
         (
             wish.max_num_seqs is not None and wish.max_num_seqs < 1,
             "at least one sequence is needed",
+        ),
+        (
+            wish.cache_slots is not None and wish.cache_slots < 0,
+            "the number of kept prefixes cannot be negative",
+        ),
+        (
+            slots > MAX_SLOTS,
+            f"llama.cpp has {MAX_SLOTS} slots for sequences and kept prefixes, not {slots}",
         ),
         (
             wish.kv_type is not None and wish.kv_type not in KV_TYPES,
@@ -206,7 +150,8 @@ def _cheapest(subject: Subject, wish: Wish) -> Choice:
     length = lengths_to_try(wish.context, subject.shape, _MIN_MODEL_LEN)[-1]
     kv_type: KvType = "f16" if wish.kv_type == "f16" else "q8_0"
     seqs = wish.max_num_seqs or 1
-    sizes = sizes_of(subject.shape, kv_type, length, seqs)
+    kept = cache_slots_to_try(subject.shape, wish.cache_slots)[-1]
+    sizes = sizes_of(subject.shape, kv_type, length, seqs, kept)
     weights = min(_candidates(subject, wish), key=lambda candidate: candidate.total)
     layers = wish.gpu_layers
     if layers is None:
@@ -263,12 +208,14 @@ def _sizings(
     seqs = (
         (wish.max_num_seqs,) if wish.max_num_seqs is not None else (DEFAULT_MAX_NUM_SEQS, 4, 2, 1)
     )
+    slots = cache_slots_to_try(subject.shape, wish.cache_slots)
     lengths = lengths_to_try(wish.context, subject.shape, _MIN_MODEL_LEN)
     for length, kv_type, count in product(lengths, kv_types, seqs):
         shared = dict.fromkeys(min(count, full) for full in (roomy, 2, 1) if full <= roomy)
-        for full in shared:
+        for full, kept in product(shared, slots):
             cells = length * full
-            yield kv_type, length, cells, count, sizes_of(subject.shape, kv_type, cells, count)
+            sizes = sizes_of(subject.shape, kv_type, cells, count, kept)
+            yield kv_type, length, cells, count, sizes
 
 
 def _placements(
@@ -335,6 +282,7 @@ def _finish(
         max_model_len=choice.max_model_len,
         kv_type=choice.kv_type,
         max_num_seqs=choice.max_num_seqs,
+        cache_slots=sizes.cache_slots,
         n_gpu_layers=placement.n_gpu_layers,
         n_cpu_moe=placement.n_cpu_moe,
         load_mode=choice.load_mode,

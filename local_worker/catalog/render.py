@@ -9,7 +9,7 @@ from local_worker.catalog.explain import gigabytes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from local_worker.catalog.plan import LlamaPlan, Refusal
+    from local_worker.catalog.llama_parts import LlamaPlan, Refusal
     from local_worker.catalog.schema import Artifact, Catalog, ModelEntry, Sampling, ThinkingSpec
     from local_worker.catalog.store import Present
 

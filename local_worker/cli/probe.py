@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from local_worker.catalog.llama_parts import LlamaPlan, Wish
 from local_worker.catalog.load import load
-from local_worker.catalog.plan import LlamaPlan, Wish, plan
+from local_worker.catalog.plan import plan
 from local_worker.probe.backend import choose_backend, threads_for
 from local_worker.probe.report import render_text, to_json
 from local_worker.probe.software import installed_engines

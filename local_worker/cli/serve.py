@@ -9,9 +9,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from local_worker.catalog.llama_parts import Wish
 from local_worker.catalog.load import load
 from local_worker.catalog.lora import read_adapters
-from local_worker.catalog.plan import Wish
 from local_worker.catalog.progress import Bar
 from local_worker.catalog.store import Store, default_home
 from local_worker.catalog.vllm_parts import Parallel, VllmWish
@@ -76,6 +76,8 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quant", help="quantisation, as `models show` lists them")
     add("--kv-type", choices=("f16", "q8_0", "fp8"),
         help="type of the KV cache: f16, or smaller (llama.cpp: q8_0, vLLM: fp8)")  # fmt: skip
+    add("--prefix-slots", type=int, metavar="N",
+        help="llama.cpp: prompts kept for later ones that begin alike")  # fmt: skip
     add("--gpu-layers", type=int, metavar="N", help="layers on the GPU")
     add("--load-mode", choices=("memory", "mmap"), help="read the weights, or map the file")
     add("--threads", type=int, metavar="N", help="compute threads")
@@ -197,6 +199,7 @@ def _overrides(options: argparse.Namespace) -> Overrides:
         kv_type=options.kv_type,
         gpu_layers=options.gpu_layers,
         load_mode=options.load_mode,
+        cache_slots=options.prefix_slots,
     )
     return Overrides(
         wish,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from local_worker.errors import InvalidParameterError
@@ -92,6 +92,7 @@ class FakeEngine:
         self.script = script or Script()
         self.requests: list[GenerationRequest] = []
         self.running = 0
+        self.cached_tokens = 0
         self._ready = False
         self._info = EngineInfo(
             engine="fake",
@@ -162,6 +163,9 @@ class FakeEngine:
                 if self.script.fail is not None:
                     raise self.script.fail
                 output = self._take(request, turn, script)
+                if output.finish is not None:
+                    finish = replace(output.finish, cached_tokens=self.cached_tokens)
+                    output = replace(output, finish=finish)
                 yield output
                 if output.finish is not None:
                     return

@@ -10,8 +10,9 @@ from local_worker.api.model import ModelCard
 from local_worker.catalog.fetch import pull
 from local_worker.catalog.gguf_facts import check_parts, read_facts
 from local_worker.catalog.guess import guess_thinking
+from local_worker.catalog.llama_parts import LlamaPlan, Wish
 from local_worker.catalog.load import find, find_file, is_path
-from local_worker.catalog.plan import LlamaPlan, Wish, plan
+from local_worker.catalog.plan import plan
 from local_worker.catalog.schema import SamplingDefaults
 from local_worker.catalog.vllm_parts import VllmWish
 from local_worker.engines.llama_cpp.config import LlamaConfig
@@ -205,6 +206,7 @@ def _config(path: Path, chosen: LlamaPlan, overrides: Overrides) -> LlamaConfig:
         kv_capacity=chosen.context,
         max_model_len=chosen.max_model_len,
         max_num_seqs=chosen.max_num_seqs,
+        cache_slots=chosen.cache_slots,
         max_tokens_per_step=overrides.max_tokens_per_step
         or max(MIN_TOKENS_PER_STEP, chosen.max_num_seqs),
         threads=chosen.threads,

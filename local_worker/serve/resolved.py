@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from local_worker.api.model import ModelCard
-from local_worker.catalog.plan import Wish
+from local_worker.catalog.llama_parts import Wish
 from local_worker.catalog.vllm_parts import VllmWish
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from local_worker.catalog.plan import LlamaPlan
+    from local_worker.catalog.llama_parts import LlamaPlan
     from local_worker.catalog.schema import ModelEntry
     from local_worker.catalog.vllm_parts import VllmPlan
     from local_worker.engines.llama_cpp.config import LlamaConfig

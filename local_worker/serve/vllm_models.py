@@ -182,7 +182,11 @@ def wish_of(overrides: Overrides) -> VllmWish:
         ConfigError: an option that only llama.cpp has.
     """
     wish = overrides.wish
-    for option, value in (("--gpu-layers", wish.gpu_layers), ("--load-mode", wish.load_mode)):
+    for option, value in (
+        ("--gpu-layers", wish.gpu_layers),
+        ("--load-mode", wish.load_mode),
+        ("--prefix-slots", wish.cache_slots),
+    ):
         if value is not None:
             raise ConfigError(f"{option} is llama.cpp's: vLLM has no such choice")
     given = dict(overrides.vllm.engine_args)

@@ -246,3 +246,33 @@ async def test_an_adapter_is_named_in_place_of_the_model(make_api):
         assert [request.adapter for request in api.engine.requests] == [None, "legal"]
         assert (await api.client.get("/v1/models/legal")).json()["id"] == "legal"
         assert (await api.chat(model="Legal")).status_code == 404
+
+
+async def salt_of(api, *, key="one", **fields):
+    headers = {"authorization": f"Bearer {key}"}
+    body = {"messages": [{"role": "user", "content": "Hi"}], **fields}
+    answer = await api.client.post("/v1/chat/completions", json=body, headers=headers)
+    assert answer.status_code == 200
+    return api.engine.requests[-1].cache_salt
+
+
+async def test_each_key_is_a_tenant_of_the_cache(make_api):
+    async with make_api(config=ServerConfig(api_keys=("one", "two"))) as api:
+        one, two = await salt_of(api), await salt_of(api, key="two")
+        assert one == await salt_of(api)
+        assert len({one, two, ""}) == 3
+        assert "one" not in one
+        assert await salt_of(api, cache_salt="x") not in (one, await salt_of(api, cache_salt="y"))
+
+
+async def test_with_one_key_everybody_is_one_tenant_unless_asked(make_api):
+    async with make_api(config=ServerConfig(api_keys=("one",))) as api:
+        assert await salt_of(api) == ""
+        assert await salt_of(api, cache_salt="x") != ""
+
+
+async def test_usage_says_what_was_not_computed(make_api):
+    async with make_api() as api:
+        api.engine.cached_tokens = 5
+        usage = (await api.chat(n=2)).json()["usage"]
+        assert usage["prompt_tokens_details"] == {"cached_tokens": 5}

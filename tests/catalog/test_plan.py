@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from local_worker.catalog.gguf_facts import GgufFacts
+from local_worker.catalog.llama_parts import LlamaPlan, Refusal, Wish
 from local_worker.catalog.load import find, load
-from local_worker.catalog.plan import LlamaPlan, Refusal, Wish, plan
+from local_worker.catalog.plan import plan
 from local_worker.catalog.schema import KvLayers, Shape
 from local_worker.probe.hardware import Apple, Cpu, Gpu, Hardware, Memory, Nvidia
 
@@ -54,8 +55,9 @@ def test_everything_in_main_memory():
     assert (result.max_model_len, result.context, result.max_num_seqs) == (32_768, 131_072, 8)
     memory = result.memory
     assert memory.weights == 14_439_363_584
-    # 5 full layers for every cell, 25 sliding ones for 8 windows and a micro-batch.
-    assert memory.kv == 131_072 * 20_480 + (8 * 1024 + 512) * 204_800
+    # 5 full layers for every cell, 25 sliding ones for 8 + 4 windows and a micro-batch.
+    assert result.cache_slots == 4
+    assert memory.kv == 131_072 * 20_480 + (12 * 1024 + 512) * 204_800
     assert memory.recurrent == 0
     assert memory.compute == 4 * 512 * (262_144 + 8 * 2816) + 2 * 512 * 131_072
     assert memory.host == memory.weights + memory.kv + memory.compute + (64 << 20)
@@ -80,7 +82,24 @@ def test_no_bandwidth_no_prediction():
 
 def test_recurrent_state_counts_per_sequence():
     result = planned(machine(64), "qwen3.6-27b", max_num_seqs=4)
-    assert result.memory.recurrent == 4 * 156_893_184
+    assert result.memory.recurrent == (4 + 4) * 156_893_184
+
+
+def test_kept_prefixes_are_given_up_before_anything_else():
+    assert planned(machine(16.5), "gemma-4-26b").cache_slots == 0
+    assert planned(machine(64), "gemma-4-26b", cache_slots=9).cache_slots == 9
+    assert planned(machine(64), "qwen3-30b").cache_slots == 16
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"cache_slots": -1}, "cannot be negative"),
+        ({"cache_slots": 200, "max_num_seqs": 57}, "256 slots for sequences and kept prefixes"),
+    ],
+)
+def test_slots_that_llama_cpp_has_not(wish, words):
+    assert words in refused(machine(64), "gemma-4-26b", **wish).line()
 
 
 def test_q8_0_keys_and_values_when_that_makes_it_fit():

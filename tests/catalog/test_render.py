@@ -5,8 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from local_worker.catalog.llama_parts import Wish
 from local_worker.catalog.load import find, load
-from local_worker.catalog.plan import Wish, plan
+from local_worker.catalog.plan import plan
 from local_worker.catalog.progress import Bar
 from local_worker.catalog.render import render_list, render_model, render_plan
 from local_worker.catalog.store import Present

@@ -219,3 +219,33 @@ async def test_leaving_early_frees_the_sequence(engine):
         await asyncio.sleep(0.02)
     stats = engine.stats()
     assert (stats.running, stats.waiting, stats.kv_used) == (0, 0, 0)
+
+
+async def test_a_prompt_that_came_before_is_not_computed_again(sampling_engine):
+    """Unless another tenant sent it."""
+    text = CHAT.replace("invoice", "long invoice " * 20)
+
+    async def cached(request_id, salt):
+        request = await request_for(
+            sampling_engine, request_id, text, max_tokens=3, cache_salt=salt
+        )
+        outputs = await outputs_of(sampling_engine, request)
+        return outputs[-1].finish.cached_tokens, len(request.prompt_token_ids)
+
+    assert (await cached("first", "tenant 1"))[0] == 0
+    assert (await cached("other", "tenant 2"))[0] == 0
+    count, length = await cached("again", "tenant 1")
+    assert length - 32 <= count < length  # vLLM knows whole blocks only
+
+
+async def test_requests_that_come_together_share_their_prompt(sampling_engine):
+    text = CHAT.replace("invoice", "very long invoice " * 20)
+    requests = [
+        await request_for(sampling_engine, f"r{i}", text, max_tokens=3, cache_salt="together")
+        for i in range(6)
+    ]
+    runs = await asyncio.gather(*(outputs_of(sampling_engine, r) for r in requests))
+    counts = [outputs[-1].finish.cached_tokens for outputs in runs]
+    if sampling_engine.info.engine == "llama.cpp":  # vLLM computes what comes in one step
+        assert sorted(count > 0 for count in counts) == [False] + [True] * 5
+    assert len({text_of(outputs) for outputs in runs}) == 1

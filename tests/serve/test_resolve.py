@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
+from local_worker.catalog.llama_parts import Wish
 from local_worker.catalog.load import load
 from local_worker.catalog.lora import LoraAdapter
-from local_worker.catalog.plan import Wish
 from local_worker.catalog.store import Store
 from local_worker.catalog.vllm_parts import Parallel, VllmWish
 from local_worker.errors import (

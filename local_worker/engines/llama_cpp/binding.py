@@ -18,14 +18,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
+from local_worker.engines.llama_cpp.prefix_cache import Share
+from local_worker.engines.llama_cpp.radix import RECURRENT
 from local_worker.engines.process.vocabulary import structures_a_prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from local_worker.engines.llama_cpp.config import LlamaConfig
+    from local_worker.engines.llama_cpp.prefix_cache import Operation
     from local_worker.types import Grammar
 
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
@@ -102,7 +105,8 @@ class Llama:
         self._memory = lib.llama_get_memory(self._context)
         self._batch = _Batch(config.max_tokens_per_step)
         self._pieces: dict[int, bytes] = {}
-        self.control_tokens = self._find_control_tokens()
+        self.window = self._find_window()
+        self.control_ids, self.control_tokens = self._find_control_tokens()
         spellings = sorted(self.control_tokens, key=len, reverse=True)
         # `(?!)` matches nothing: a vocabulary without control tokens has none to find.
         self._control_pattern = re.compile("|".join(map(re.escape, spellings)) or "(?!)")
@@ -144,8 +148,8 @@ class Llama:
         params = lib.llama_context_default_params()
         params.n_ctx = config.kv_capacity
         params.n_batch = params.n_ubatch = config.max_tokens_per_step
-        params.n_seq_max = config.max_num_seqs
-        params.n_outputs_max = min(config.max_num_seqs, config.max_tokens_per_step)
+        # The library wants room for a row of logits of every slot, cached ones too.
+        params.n_seq_max = params.n_outputs_max = config.max_num_seqs + config.cache_slots
         params.n_threads = params.n_threads_batch = config.threads
         params.type_k = params.type_v = _KV_TYPES[config.kv_type]
         params.kv_unified = True
@@ -193,21 +197,28 @@ class Llama:
         texts = (lib.llama_vocab_get_text(self._vocab, i) for i in range(self.vocab_size))
         return max(len(text) for text in texts)
 
-    def _find_control_tokens(self) -> tuple[str, ...]:
-        """Spellings of the tokens that structure a prompt, which people's text must not contain.
+    def _find_window(self) -> int | None:
+        """How far back this model's memory reaches; see `radix.PrefixTree`."""
+        if lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model):
+            return RECURRENT
+        return int(lib.llama_model_n_swa(self._model)) or None
+
+    def _find_control_tokens(self) -> tuple[frozenset[int], tuple[str, ...]]:
+        """Ids and spellings of the tokens that structure a prompt: people's text must have none.
 
         The tokenizer reads user-defined tokens even in plain text: of those, the ones that look
         like structure.
         """
         user_defined = lib.LLAMA_TOKEN_ATTR_USER_DEFINED
-        found = []
+        ids, found = [], []
         for token_id in range(self.vocab_size):
             attributes = lib.llama_vocab_get_attr(self._vocab, token_id)
             if attributes & (lib.LLAMA_TOKEN_ATTR_CONTROL | user_defined):
                 text = lib.llama_vocab_get_text(self._vocab, token_id).decode(errors="replace")
                 if structures_a_prompt(text, declared=not attributes & user_defined):
+                    ids.append(token_id)
                     found.append(text)
-        return tuple(found)
+        return frozenset(ids), tuple(found)
 
     def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
         """Token ids of a text. Safe to call while another thread decodes.
@@ -282,9 +293,20 @@ class Llama:
         pointer = lib.llama_get_logits(self._context)
         return np.ctypeslib.as_array(pointer, shape=(outputs, self.vocab_size))
 
-    def free_slot(self, slot: int) -> None:
-        """Forgets everything computed for a slot."""
-        lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
+    def arrange(self, operations: Iterable[Operation]) -> None:
+        """Moves what slots hold, without computing anything.
+
+        Raises:
+            NativeError: the library cannot do that to this model's memory.
+        """
+        for operation in operations:
+            if isinstance(operation, Share):
+                source, slot, length = operation.source, operation.slot, operation.length
+                lib.llama_memory_seq_cp(self._memory, source, slot, 0, length)
+            elif operation.length == 0:
+                lib.llama_memory_seq_rm(self._memory, operation.slot, -1, -1)
+            elif not lib.llama_memory_seq_rm(self._memory, operation.slot, operation.length, -1):
+                raise NativeError(f"slot {operation.slot} cannot be cut to {operation.length}")
 
     def sample(self, chain: Handle, row: int) -> int:
         """Runs a sampler chain over the logits of an output row (counted among batch rows)."""

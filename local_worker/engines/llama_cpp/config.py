@@ -14,6 +14,7 @@ class LlamaConfig:
         kv_capacity: KV cells shared by all sequences.
         max_model_len: prompt and output of one request at the most.
         max_num_seqs: sequences alive at a time.
+        cache_slots: prefixes kept beside them; 0 keeps none.
         max_tokens_per_step: rows of one batch at the most.
         threads: for decoding and prompt chunks alike.
         kv_type: of the KV cells, `f16` or `q8_0`.
@@ -26,6 +27,7 @@ class LlamaConfig:
     kv_capacity: int
     max_model_len: int
     max_num_seqs: int
+    cache_slots: int = 16
     max_tokens_per_step: int = 512
     threads: int = 1
     kv_type: str = "f16"

@@ -1,221 +1,191 @@
-"""Which tokens lie computed in which slots: a radix tree over all of them. Pure.
+"""Slots of the KV buffer: running, cached or free, and which of them lends what. Pure.
 
-    tree:   root -- "You are a clerk..." --+-- "Invoice 1 ..."   held by slot 3
-                                           +-- "Invoice 2 ..."   held by slots 4, 5
+FREE -> RUNNING -> CACHED -> FREE      RUNNING -> FREE      FREE -> CACHED (a snapshot)
 
-In a unified KV buffer a cell belongs to any number of slots, so a prefix that many sequences share
-is there once, and once in this tree: its size is what the buffer really holds. A slot is of a
-running sequence or of a cached one, and both can lend what they have.
+A finished sequence's slot stays as it is and lends what it holds, until its cells or the slot
+itself are needed: least recently used first. Every cell in use makes every step a little slower,
+used by it or not, so the cache has a limit of its own, too.
 
-Trees are kept apart by salt: what one tenant has computed cannot even be noticed by another.
+Nothing is done here: every change of slots is returned as operations, to be carried out on the
+buffer in that order, before the next batch is computed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from local_worker.engines.llama_cpp.radix import PrefixTree
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-RECURRENT = 0
-"""The window of a model whose state is of its last token alone."""
-
-
-@dataclass(slots=True, eq=False)
-class Node:
-    """An edge of the tree with what hangs on it.
-
-    Attributes:
-        token_ids: of the edge; empty only at a root.
-        parent: None at a root.
-        slots: those whose tokens lead through the whole edge.
-        children: by their first token.
-    """
-
-    token_ids: tuple[int, ...]
-    parent: Node | None
-    slots: set[int] = field(default_factory=set)
-    children: dict[int, Node] = field(default_factory=dict)
+    from local_worker.engines.llama_cpp.radix import Match
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
-    """The slot that lends the longest usable prefix, and its length in tokens."""
+class Share:
+    """`slot` gets the first `length` tokens of `source`, without computing them."""
 
+    source: int
     slot: int
     length: int
 
 
-@dataclass(slots=True)
-class _Held:
-    """Where a slot's path ends, and how many tokens it has."""
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """`slot` keeps its first `length` tokens; 0 forgets all of them."""
 
-    node: Node
-    length: int
-
-
-def common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens that two sequences begin with alike."""
-    count = min(len(a), len(b))
-    if a[:count] == b[:count]:
-        return count
-    low, high = 0, count  # alike up to low, not up to high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
+    slot: int
+    length: int = 0
 
 
-class PrefixTree:
-    """Computed tokens of all slots.
+Operation = Share | Cut
 
-    Args:
-        window: of the model's sliding-window attention in tokens; `RECURRENT` for a model with a
-            recurrent state; None where every layer keeps every token. It decides which part of a
-            slot is still whole: a window has moved on, a state knows no earlier one.
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What there is to share out.
+
+    Attributes:
+        max_num_seqs: sequences that run at a time.
+        cache_slots: slots beyond those; without any, nothing is cached.
+        kv_capacity: cells.
+        max_cached_cells: that cached slots may hold beside what running ones use.
+        window: see `PrefixTree`.
     """
 
-    def __init__(self, window: int | None = None) -> None:
-        self._window = window
-        self._roots: dict[str, Node] = {}
-        self._held: dict[int, _Held] = {}
-        self.size = 0
+    max_num_seqs: int
+    cache_slots: int
+    kv_capacity: int
+    max_cached_cells: int
+    window: int | None = None
+
+
+class PrefixCache:
+    """All slots of one KV buffer."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._tree = PrefixTree(room.window)
+        self._free = list(range(room.max_num_seqs + room.cache_slots - 1, -1, -1))
+        self._cached: dict[int, None] = {}  # least recently used first
+
+    @property
+    def cells(self) -> int:
+        """Cells that slots hold, shared ones once."""
+        return self._tree.size
+
+    @property
+    def cached_slots(self) -> tuple[int, ...]:
+        """Least recently used first."""
+        return tuple(self._cached)
+
+    def cached_cells(self) -> int:
+        """Cells that only cached slots hold."""
+        return self._tree.held_only_by(self._cached.keys())
 
     def length(self, slot: int) -> int:
-        """Tokens of that slot in the tree; 0 for one that it does not know."""
-        held = self._held.get(slot)
-        return held.length if held is not None else 0
+        """Tokens of a slot that others can find."""
+        return self._tree.length(slot)
 
-    def lends(self, slot: int, length: int) -> bool:
-        """Whether a sequence can go on from the first `length` tokens of that slot."""
-        have = self.length(slot)
-        return length == have or (length < have and (self._window is None or have < self._window))
+    def find(self, token_ids: Sequence[int], salt: str) -> Match | None:
+        """The longest prefix of these tokens that some slot lends."""
+        return self._tree.match(token_ids, salt) if self._room.cache_slots else None
 
-    def match(self, token_ids: Sequence[int], salt: str) -> Match | None:
-        """The longest prefix that some slot can lend; None where there is none."""
-        best: Match | None = None
-        for node, depth in self._walk(token_ids, salt):
-            # Slots that go on from here share all of it; those that end in it share what they have.
-            usable = next((slot for slot in node.slots if self.lends(slot, depth)), None)
-            if usable is not None:
-                best = Match(usable, depth)
-        return best
+    def free_cells(self, needed: int, *, keep: Match | None) -> tuple[tuple[Operation, ...], int]:
+        """Evicts until so many cells are in nobody's hands, or nothing is left to evict.
 
-    def _walk(self, token_ids: Sequence[int], salt: str) -> Iterator[tuple[Node, int]]:
-        """The edges along a sequence, each with the tokens that agree up to its end or the fork."""
-        node, depth = self._roots.get(salt), 0
-        while node is not None and depth < len(token_ids):
-            node = node.children.get(token_ids[depth])
-            if node is None:
-                return
-            stretch = token_ids[depth : depth + len(node.token_ids)]
-            alike = common_length(node.token_ids, tuple(stretch))
-            depth += alike
-            yield node, depth
-            if alike < len(node.token_ids):
-                return
-
-    def share(self, source: int, slot: int, length: int, salt: str) -> None:
-        """A new slot gets the first `length` tokens of another one."""
-        assert slot not in self._held, slot
-        assert 0 < length <= self.length(source), (source, length)
-        node = self._node_at(self._held[source].node, self.length(source), length)
-        self._held[slot] = _Held(node, length)
-        for above in _path(node):
-            above.slots.add(slot)
-        del salt
-
-    def _node_at(self, node: Node, depth: int, length: int) -> Node:
-        """The node on the way up from `node` that ends at `length`, split off if need be."""
-        while depth - len(node.token_ids) >= length:
-            depth -= len(node.token_ids)
-            assert node.parent is not None
-            node = node.parent
-        if depth > length:
-            node = self._split(node, len(node.token_ids) - (depth - length))
-        return node
-
-    def _split(self, node: Node, at: int) -> Node:
-        """Cuts an edge in two; returns the upper part."""
-        parent = node.parent
-        assert parent is not None
-        upper = Node(node.token_ids[:at], parent, set(node.slots))
-        parent.children[upper.token_ids[0]] = upper
-        node.token_ids, node.parent = node.token_ids[at:], upper
-        upper.children[node.token_ids[0]] = node
-        return upper
-
-    def extend(self, slot: int, token_ids: Sequence[int], salt: str) -> bool:
-        """The slot has computed these tokens after what it has.
+        Args:
+            needed: cells of the buffer that the tree must not hold.
+            keep: whose slot must stay.
 
         Returns:
-            False where another slot has computed the same ones: they lie in the buffer twice, and
-            the tree knows them once. The slot's own are then none of the tree's business.
+            Operations, and the cells that the tree does not hold now.
         """
-        if not token_ids:
-            return True
-        held = self._held.get(slot)
-        node = held.node if held is not None else self._roots.setdefault(salt, Node((), None))
-        length = held.length if held is not None else 0
-        if token_ids[0] in node.children:
-            return False
-        alone = node.parent is not None and node.slots == {slot} and not node.children
-        if alone:
-            node.token_ids += tuple(token_ids)
-        else:
-            child = Node(tuple(token_ids), node, {slot})
-            node.children[child.token_ids[0]] = child
-            node = child
-        self._held[slot] = _Held(node, length + len(token_ids))
-        self.size += len(token_ids)
-        return True
+        operations: list[Operation] = []
+        while (free := self._room.kv_capacity - self.cells) < needed:
+            victim = self._victim(keep)
+            if victim is None:
+                break
+            operations += self._evict(victim)
+        return tuple(operations), free
 
-    def drop(self, slot: int) -> None:
-        """The slot is free again; cells that nobody else holds are, too."""
-        held = self._held.pop(slot, None)
-        if held is None:
-            return
-        for node in list(_path(held.node)):
-            node.slots.discard(slot)
-            if not node.slots:
-                self._remove(node)
+    def take(self, match: Match | None) -> tuple[tuple[Operation, ...], int]:
+        """A slot for a new sequence, with the match in it. Returns operations and the slot."""
+        operations: list[Operation] = []
+        if not self._free:
+            victim = self._victim(match)
+            assert victim is not None, "more sequences run than there are slots for"
+            operations += self._evict(victim)
+        slot = self._free.pop()
+        if match is not None:
+            self._touch(match.slot)
+            self._tree.share(match.slot, slot, match.length)
+            operations.append(Share(match.slot, slot, match.length))
+        return tuple(operations), slot
 
-    def trim(self, slot: int, length: int) -> None:
-        """The slot keeps its first `length` tokens."""
-        assert 0 < length <= self.length(slot), (slot, length)
-        held = self._held[slot]
-        kept = self._node_at(held.node, held.length, length)
-        node = held.node
-        while node is not kept:
-            above = node.parent
-            assert above is not None
-            node.slots.discard(slot)
-            if not node.slots:
-                self._remove(node)
-            node = above
-        self._held[slot] = _Held(kept, length)
+    def computed(self, slot: int, token_ids: Sequence[int], salt: str) -> bool:
+        """A running slot holds these tokens, too. Returns whether others can find them there."""
+        return bool(self._room.cache_slots) and self._tree.extend(slot, token_ids, salt)
 
-    def exclusive(self, slot: int) -> int:
-        """Cells that dropping this slot would free."""
-        held = self._held.get(slot)
-        if held is None:
-            return 0
-        return sum(len(n.token_ids) for n in _path(held.node) if n.slots == {slot})
+    def snapshot(self, slot: int) -> tuple[Operation, ...]:
+        """Keeps what a running slot holds now, for when it has gone on."""
+        length = self._tree.length(slot)
+        operations: list[Operation] = []
+        if len(self._cached) >= self._room.cache_slots:
+            victim = self._victim(None)
+            if victim is None:
+                return ()
+            operations += self._evict(victim)
+        copy = self._free.pop()
+        self._tree.share(slot, copy, length)
+        self._cached[copy] = None
+        operations.append(Share(slot, copy, length))
+        return tuple(operations)
 
-    def _remove(self, node: Node) -> None:
-        assert node.parent is not None
-        assert not node.children, "whoever holds a child holds its parent"
-        self.size -= len(node.token_ids)
-        del node.parent.children[node.token_ids[0]]
+    def retire(self, slot: int, num_computed_tokens: int) -> tuple[Operation, ...]:
+        """A sequence has ended: its slot is cached, as far as others can find it."""
+        length, window = self._tree.length(slot), self._room.window
+        whole = length == num_computed_tokens
+        if not length or not (whole or window is None or num_computed_tokens < window):
+            return self.discard(slot)
+        if self._tree.exclusive(slot) > self._room.max_cached_cells:
+            return self.discard(slot)  # instead of pushing everything else out first
+        operations: list[Operation] = [] if whole else [Cut(slot, length)]
+        self._cached[slot] = None
+        if window is None:
+            operations += self._evict_contained(slot)
+        while len(self._cached) > self._room.cache_slots or (
+            self.cached_cells() > self._room.max_cached_cells
+        ):
+            operations += self._evict(next(iter(self._cached)))
+        return tuple(operations)
 
+    def discard(self, slot: int) -> tuple[Operation, ...]:
+        """A sequence has ended and leaves nothing behind."""
+        self._tree.drop(slot)
+        self._free.append(slot)
+        return (Cut(slot),)
 
-def _path(node: Node) -> Iterator[Node]:
-    """The node and all above it, without the root."""
-    while node.parent is not None:
-        parent = node.parent
-        yield node
-        node = parent
+    def _evict_contained(self, slot: int) -> tuple[Operation, ...]:
+        """Of two cached slots, one of which begins like the other, the longer one lends it all."""
+        for other in [other for other in self._cached if other != slot]:
+            if other in self._tree.holders(slot):
+                self._touch(other)
+                return self._evict(slot)
+        shorter = [s for s in self._cached if s != slot and slot in self._tree.holders(s)]
+        return tuple(operation for s in shorter for operation in self._evict(s))
+
+    def _victim(self, keep: Match | None) -> int | None:
+        kept = keep.slot if keep is not None else None
+        return next((slot for slot in self._cached if slot != kept), None)
+
+    def _evict(self, slot: int) -> tuple[Operation, ...]:
+        del self._cached[slot]
+        return self.discard(slot)
+
+    def _touch(self, slot: int) -> None:
+        if slot in self._cached:
+            del self._cached[slot]
+            self._cached[slot] = None

@@ -4,6 +4,9 @@ Each step hands out a token budget: sequences past their prompt first (their nex
 forced stretch), the rest to prompt chunks, oldest first. Admission reserves KV cells for prompt and
 max_tokens, so a running sequence never lacks room and none ever has to be thrown out; a sequence
 for which there is no room waits, in order of arrival.
+
+A prompt that begins like one that is just being computed waits for it instead of computing the same
+tokens: requests that come together with one long system prompt compute it once.
 """
 
 from __future__ import annotations
@@ -12,12 +15,19 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from local_worker.engines.llama_cpp.prefix_cache import PrefixCache
+from local_worker.engines.llama_cpp.radix import common_length
 from local_worker.engines.process.sequence import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from local_worker.engines.llama_cpp.prefix_cache import Operation, Room
+    from local_worker.engines.llama_cpp.radix import Match
     from local_worker.engines.llama_cpp.sequence import CachedSequence
+
+WORTH_WAITING = 16
+"""Tokens that a waiting prompt has to gain from one that is being computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +47,40 @@ class Chunk:
     samples: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step: what to do to the KV buffer first, then what to compute."""
+
+    operations: tuple[Operation, ...]
+    chunks: tuple[Chunk, ...]
+
+
 class Scheduler:
     """Owns the waiting queue, the running sequences and the KV slots.
 
     Args:
-        max_num_seqs: slots.
-        kv_capacity: KV cells shared by all of them.
-        max_tokens_per_step: token budget of one step; at least max_num_seqs.
+        room: slots and cells.
+        max_tokens_per_step: token budget of one step; at least the room's max_num_seqs.
     """
 
-    def __init__(self, max_num_seqs: int, kv_capacity: int, max_tokens_per_step: int) -> None:
-        if max_tokens_per_step < max_num_seqs:
+    def __init__(self, room: Room, max_tokens_per_step: int) -> None:
+        if max_tokens_per_step < room.max_num_seqs:
             raise ValueError("a step must have room for one token of every sequence")
-        self._kv_capacity = kv_capacity
+        self._room = room
         self._max_tokens_per_step = max_tokens_per_step
-        self._free_slots = list(range(max_num_seqs - 1, -1, -1))
+        self._cache = PrefixCache(room)
         self.waiting: deque[CachedSequence] = deque()
         self.running: list[CachedSequence] = []
 
     @property
-    def reserved_cells(self) -> int:
-        """KV cells promised to running sequences."""
-        return sum(sequence.reserved_cells for sequence in self.running)
+    def used_cells(self) -> int:
+        """KV cells that running sequences have filled, shared ones once for each."""
+        return sum(sequence.num_computed_tokens for sequence in self.running)
 
     @property
-    def used_cells(self) -> int:
-        """KV cells that hold computed tokens."""
-        return sum(sequence.num_computed_tokens for sequence in self.running)
+    def cached_cells(self) -> int:
+        """KV cells that are kept for sequences to come."""
+        return self._cache.cached_cells()
 
     @property
     def has_work(self) -> bool:
@@ -80,31 +97,122 @@ class Scheduler:
         every = (*self.running, *self.waiting)
         return next((s for s in every if s.request.request_id == request_id), None)
 
-    def remove(self, sequence: CachedSequence) -> int | None:
-        """Forgets a sequence. Returns the slot to free, None if it had none."""
+    def remove(self, sequence: CachedSequence, *, keep: bool = True) -> tuple[Operation, ...]:
+        """Forgets a sequence; what it has computed is kept for others unless told not to."""
         if sequence.slot is None:
             self.waiting.remove(sequence)
-            return None
+            return ()
         self.running.remove(sequence)
         slot, sequence.slot = sequence.slot, None
-        self._free_slots.append(slot)
-        return slot
+        if not keep:
+            return self._cache.discard(slot)
+        self._publish(sequence, slot, sequence.num_computed_tokens)
+        return self._cache.retire(slot, sequence.num_computed_tokens)
 
-    def plan(self, now: float) -> tuple[Chunk, ...]:
-        """Admits what fits and decides the next step's chunks; empty when there is no work."""
-        self._admit(now)
-        return tuple(self._chunks())
+    def plan(self, now: float) -> Plan:
+        """Admits what fits and decides the next step; without chunks when there is no work."""
+        operations = [*self._snapshots(), *self._admit(now)]
+        return Plan(tuple(operations), tuple(self._chunks()))
 
-    def _admit(self, now: float) -> None:
-        free_cells = self._kv_capacity - self.reserved_cells
-        while self.waiting and self._free_slots:
-            cells = self.waiting[0].reserved_cells
-            if cells > free_cells:
+    def computed(self, chunk: Chunk) -> None:
+        """The chunk lies in the KV buffer now."""
+        sequence = chunk.sequence
+        was_prefilling = sequence.is_prefilling
+        sequence.num_computed_tokens += len(chunk.token_ids)
+        if was_prefilling and sequence.slot is not None:
+            done = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
+            self._publish(sequence, sequence.slot, done)
+
+    def _publish(self, sequence: CachedSequence, slot: int, length: int) -> None:
+        """Lets others find the first `length` tokens of a slot."""
+        if sequence.findable:
+            token_ids = sequence.token_ids[self._cache.length(slot) : length]
+            salt = sequence.request.cache_salt
+            sequence.findable = self._cache.computed(slot, token_ids, salt)
+
+    # -- admission ---------------------------------------------------------------------------
+
+    def _admit(self, now: float) -> Iterator[Operation]:
+        for sequence in tuple(self.waiting):
+            if len(self.running) == self._room.max_num_seqs:
+                return
+            match = self._cache.find(sequence.lendable_ids, sequence.request.cache_salt)
+            if self._better_waits(sequence, match):
+                continue
+            operations, fits = self._make_room(sequence, match)
+            yield from operations
+            if not fits and match is not None and not self.running:
+                # The lender itself is in the way: better without it than never.
+                match = None
+                operations, fits = self._make_room(sequence, match)
+                yield from operations
+            if not fits:
                 return  # first come, first served: a smaller one behind it does not overtake
-            free_cells -= cells
-            sequence = self.waiting.popleft()
-            sequence.start_in(self._free_slots.pop(), now)
+            self.waiting.remove(sequence)
+            operations, slot = self._cache.take(match)
+            yield from operations
+            sequence.start_in(slot, match.length if match else 0, now)
             self.running.append(sequence)
+
+    def _make_room(
+        self, sequence: CachedSequence, match: Match | None
+    ) -> tuple[tuple[Operation, ...], bool]:
+        promised = sum(self._promised(other) for other in self.running)
+        needed = promised + sequence.reserved_cells - (match.length if match else 0)
+        operations, free = self._cache.free_cells(needed, keep=match)
+        return operations, free >= needed
+
+    def _promised(self, sequence: CachedSequence) -> int:
+        """Cells reserved for a running sequence that the cache's tree does not count."""
+        assert sequence.slot is not None, "a running sequence has a slot"
+        return sequence.reserved_cells - self._cache.length(sequence.slot)
+
+    def _better_waits(self, sequence: CachedSequence, match: Match | None) -> bool:
+        """Whether a running sequence will soon hold more of this one's prompt."""
+        if not self._room.cache_slots:
+            return False
+        if sequence.awaits is not None:
+            other, length = sequence.awaits
+            if other.status is Status.RUNNING and other.num_computed_tokens < length:
+                return True
+            sequence.awaits = None
+        have = match.length if match else 0
+        for other in self.running:
+            length = self._will_lend(other, sequence)
+            if length - have >= WORTH_WAITING:
+                sequence.awaits = other, length
+                return True
+        return False
+
+    def _will_lend(self, other: CachedSequence, sequence: CachedSequence) -> int:
+        """How much of the prompt a sequence that is still prefilling will be able to lend."""
+        same_tree = other.request.cache_salt == sequence.request.cache_salt
+        if not (same_tree and other.is_prefilling and other.findable):
+            return 0
+        length = common_length(sequence.lendable_ids, other.request.prompt_token_ids)
+        if length <= other.num_computed_tokens:
+            return 0
+        if self._loses_its_past(other):
+            other.checkpoints.add(length)
+        return length
+
+    # -- what to keep ------------------------------------------------------------------------
+
+    def _snapshots(self) -> Iterator[Operation]:
+        """Keeps states that their sequences are about to leave behind."""
+        for sequence in self.running:
+            length = sequence.num_computed_tokens
+            if length not in sequence.checkpoints or sequence.slot is None:
+                continue
+            sequence.checkpoints.discard(length)
+            if self._loses_its_past(sequence) and self._cache.length(sequence.slot) == length:
+                yield from self._cache.snapshot(sequence.slot)
+
+    def _loses_its_past(self, sequence: CachedSequence) -> bool:
+        window = self._room.window
+        return window is not None and sequence.reserved_cells >= window
+
+    # -- the batch ---------------------------------------------------------------------------
 
     def _chunks(self) -> Iterator[Chunk]:
         budget = self._max_tokens_per_step
@@ -113,10 +221,16 @@ class Scheduler:
         for index, sequence in enumerate((*decoding, *prefilling)):
             # A long forced stretch must not take the one token that others still need.
             kept_back = max(0, len(decoding) - index - 1)
-            count = min(sequence.num_pending_tokens, budget - kept_back)
+            count = min(self._up_to_checkpoint(sequence), budget - kept_back)
             if count <= 0:
                 return
             budget -= count
             start = sequence.num_computed_tokens
             token_ids = tuple(sequence.token_ids[start : start + count])
             yield Chunk(sequence, start, token_ids, start + count == sequence.num_tokens)
+
+    @staticmethod
+    def _up_to_checkpoint(sequence: CachedSequence) -> int:
+        done = sequence.num_computed_tokens
+        ahead = [length - done for length in sequence.checkpoints if length > done]
+        return min([sequence.num_pending_tokens, *ahead])

@@ -1,9 +1,4 @@
-"""A sequence and its place in llama.cpp's KV cache. Pure, like `process.sequence`.
-
-A sequence has no prefill phase and no decode phase: `num_computed_tokens` chases `num_tokens`.
-Between steps, a running sequence lacks exactly its newest tokens: one sampled token, a forced
-stretch, or what is left of its prompt.
-"""
+"""A sequence as the scheduler sees it: how far it has been computed, and where. Pure."""
 
 from __future__ import annotations
 
@@ -12,21 +7,40 @@ from typing import TYPE_CHECKING
 from local_worker.engines.process.sequence import Sequence
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+    from collections.abc import Sequence as Items
+
     from local_worker.types import GenerationRequest
 
 
 class CachedSequence(Sequence):
-    """A sequence with cells in the KV cache.
+    """State of one request in this engine.
+
+    `num_computed_tokens` chases `num_tokens`; nothing else tells prefill from decode.
 
     Attributes:
-        num_computed_tokens: how many of its tokens are in the cache.
-        slot: the KV sequence it owns while running.
+        slot: its place in the KV buffer while it is running.
+        num_computed_tokens: how many of `token_ids` lie in the KV buffer.
+        checkpoints: lengths at which a chunk has to end, so that the state there can be kept.
+        findable: whether the tree knows what it computes: not where another slot has computed the
+            same, too.
+        awaits: a running sequence that will hold more of its prompt soon, and how much.
     """
 
-    def __init__(self, request: GenerationRequest, now: float) -> None:
+    def __init__(
+        self, request: GenerationRequest, now: float, checkpoints: Items[int] = ()
+    ) -> None:
         super().__init__(request, now)
         self.slot: int | None = None
         self.num_computed_tokens = 0
+        self.checkpoints = set(checkpoints)
+        self.findable = True
+        self.awaits: tuple[CachedSequence, int] | None = None
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.prompt_token_ids)
 
     @property
     def num_pending_tokens(self) -> int:
@@ -36,14 +50,36 @@ class CachedSequence(Sequence):
     @property
     def is_prefilling(self) -> bool:
         """Whether part of the prompt is still to be computed."""
-        return self.num_computed_tokens < len(self.request.prompt_token_ids)
+        return self.num_computed_tokens < self.num_prompt_tokens
 
     @property
     def reserved_cells(self) -> int:
         """KV cells it needs at its longest. Reserved at admission: it can never run out."""
-        return len(self.request.prompt_token_ids) + self.request.max_tokens
+        return self.num_prompt_tokens + self.request.max_tokens
 
-    def start_in(self, slot: int, now: float) -> None:
-        """WAITING -> RUNNING, in a slot of its own."""
+    @property
+    def lendable_ids(self) -> tuple[int, ...]:
+        """The prompt without its last token, which has to be computed for its logits."""
+        return self.request.prompt_token_ids[:-1]
+
+    def start_in(self, slot: int, num_cached_tokens: int, now: float) -> None:
+        """WAITING -> RUNNING, in a slot of its own that holds so much of the prompt already."""
         self.start(now)
         self.slot = slot
+        self.num_computed_tokens = self.num_cached_tokens = num_cached_tokens
+        self.awaits = None
+
+
+def borders(prompt: Items[int], control_ids: Container[int]) -> tuple[int, ...]:
+    """Lengths of a prompt after which another one is likely to differ.
+
+    They are where the text of the first message ends, where that of the last one does, and before
+    the last token: there the same prompt, or the next turn's, goes on.
+    """
+    ends = [
+        i
+        for i in range(1, len(prompt))
+        if prompt[i] in control_ids and prompt[i - 1] not in control_ids
+    ]
+    found = {*ends[:1], *ends[-1:], len(prompt) - 1} - {0}
+    return tuple(sorted(found))

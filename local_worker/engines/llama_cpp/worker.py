@@ -24,9 +24,10 @@ from local_worker.engines.llama_cpp.binding import (
     library_version,
 )
 from local_worker.engines.llama_cpp.config import LlamaConfig
+from local_worker.engines.llama_cpp.prefix_cache import Room
 from local_worker.engines.llama_cpp.sampling import BadLogitsError, Sampler
 from local_worker.engines.llama_cpp.scheduler import Chunk, Scheduler
-from local_worker.engines.llama_cpp.sequence import CachedSequence
+from local_worker.engines.llama_cpp.sequence import CachedSequence, borders
 from local_worker.engines.process import messages
 from local_worker.engines.process.channel import Channel, open_channel
 from local_worker.engines.process.commands import CommandReader
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
     from local_worker.types import GenerationRequest
 
+
+CACHED_SHARE = 0.25
+"""Of the KV cells, that finished sequences may hold on to."""
 
 LIMITS = (
     ("structured_outputs", "answers of a given form come with the vLLM engine (--engine vllm)"),
@@ -62,7 +66,7 @@ class EngineLoop:
         self._samplers: dict[str, Sampler] = {}
         self._ended: list[StepOutput] = []
         self._stopped = False
-        self._steps = self._prompt_tokens = self._output_tokens = 0
+        self._steps = self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
 
     def run(self) -> None:
         """Until `Shutdown`."""
@@ -74,12 +78,20 @@ class EngineLoop:
 
     def step(self) -> list[StepOutput]:
         """One decode step for everything that can move."""
-        chunks = self._scheduler.plan(time.monotonic())
-        begun = tuple(chunk.sequence.request.request_id for chunk in chunks if chunk.start == 0)
+        plan = self._scheduler.plan(time.monotonic())
+        chunks = plan.chunks
+        begun = tuple(
+            chunk.sequence.request.request_id
+            for chunk in chunks
+            if chunk.start == chunk.sequence.num_cached_tokens
+        )
         if begun:
             # Before computing anything: should this step be the process' last, the server knows
             # who was in it.
             self._channel.send(messages.Begun(begun))
+        self._llama.arrange(plan.operations)
+        if not chunks:
+            return []
         rows = [row for chunk in chunks for row in _rows(chunk)]
         try:
             logits = self._llama.decode(rows)
@@ -106,7 +118,14 @@ class EngineLoop:
                 self._stopped = True
 
     def _submit(self, request: GenerationRequest) -> None:
-        sequence = CachedSequence(request, time.monotonic())
+        sequence = CachedSequence(
+            request,
+            time.monotonic(),
+            # A model that keeps every token can lend any part of a prompt at any time.
+            ()
+            if self._llama.window is None
+            else borders(request.prompt_token_ids, self._llama.control_ids),
+        )
         if sequence.reserved_cells > self._llama.kv_capacity:
             message = (
                 f"prompt and output need {sequence.reserved_cells} KV cells and this engine has "
@@ -134,7 +153,7 @@ class EngineLoop:
         """Cells are reserved, so this is a defect or another tenant: the youngest one yields."""
         sequence = self._scheduler.running[-1]
         output = sequence.end(FinishReason.ERROR, time.monotonic(), reason)
-        self._forget(sequence)
+        self._forget(sequence, keep=False)
         return output
 
     def _apply(self, chunks: tuple[Chunk, ...], logits: NDArray[np.float32]) -> list[StepOutput]:
@@ -145,7 +164,9 @@ class EngineLoop:
             sequence = chunk.sequence
             if sequence.is_prefilling:
                 self._prompt_tokens += len(chunk.token_ids)
-            sequence.num_computed_tokens += len(chunk.token_ids)
+            if chunk.start == sequence.num_cached_tokens:
+                self._cached_tokens += sequence.num_cached_tokens
+            self._scheduler.computed(chunk)
             if chunk.samples:
                 outputs.append(self._sample(sequence, logits[output_row], row))
                 output_row += 1
@@ -155,11 +176,11 @@ class EngineLoop:
         self, sequence: CachedSequence, logits: NDArray[np.float32], row: int
     ) -> StepOutput:
         sampler = self._samplers[sequence.request.request_id]
-        now = time.monotonic()
+        now, sound = time.monotonic(), True
         try:
             token_id, logprob = sampler.sample(logits, row, sequence.turn.num_tokens)
         except BadLogitsError as error:
-            output = sequence.end(FinishReason.ERROR, now, str(error))
+            output, sound = sequence.end(FinishReason.ERROR, now, str(error)), False
         else:
             taken, output = sequence.take(
                 token_id,
@@ -172,13 +193,11 @@ class EngineLoop:
                 sampler.accept(token)
             self._output_tokens += len(taken)
         if sequence.status is Status.FINISHED:
-            self._forget(sequence)
+            self._forget(sequence, keep=sound)
         return output
 
-    def _forget(self, sequence: CachedSequence) -> None:
-        slot = self._scheduler.remove(sequence)
-        if slot is not None:
-            self._llama.free_slot(slot)
+    def _forget(self, sequence: CachedSequence, *, keep: bool = True) -> None:
+        self._llama.arrange(self._scheduler.remove(sequence, keep=keep))
         self._samplers.pop(sequence.request.request_id).close()
 
     def _stats(self) -> EngineStats:
@@ -189,6 +208,7 @@ class EngineLoop:
             kv_capacity=self._llama.kv_capacity,
             steps=self._steps,
             prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
             output_tokens=self._output_tokens,
         )
 
@@ -238,7 +258,14 @@ def main() -> None:
     channel.send(messages.Ready(describe(llama, config)))
     commands: queue.SimpleQueue[messages.Command] = queue.SimpleQueue()
     CommandReader(channel, llama, commands.put, os._exit).start()
-    scheduler = Scheduler(config.max_num_seqs, llama.kv_capacity, config.max_tokens_per_step)
+    room = Room(
+        max_num_seqs=config.max_num_seqs,
+        cache_slots=config.cache_slots,
+        kv_capacity=llama.kv_capacity,
+        max_cached_cells=int(llama.kv_capacity * CACHED_SHARE),
+        window=llama.window,
+    )
+    scheduler = Scheduler(room, config.max_tokens_per_step)
     EngineLoop(llama, scheduler, commands, channel).run()
     llama.close()
 

@@ -28,12 +28,14 @@ class Sequence:
 
     Attributes:
         token_ids: prompt and output, in order.
+        num_cached_tokens: of the prompt, that need not be computed.
     """
 
     def __init__(self, request: GenerationRequest, now: float) -> None:
         self.request = request
         self.status = Status.WAITING
         self.token_ids: list[int] = list(request.prompt_token_ids)
+        self.num_cached_tokens = 0
         self.turn = Turn(request)
         self.token_ids.extend(self.turn.begin())
         self._arrived = now
@@ -89,6 +91,7 @@ class Sequence:
             queued=started - self._arrived,
             prefill=first - started,
             decode=now - first,
+            cached_tokens=self.num_cached_tokens,
         )
 
     def _output(

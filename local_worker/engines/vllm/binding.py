@@ -119,6 +119,7 @@ class Vllm:
         token_ids: list[int],
         params: dict[str, Any],
         adapter: str | None = None,
+        cache_salt: str = "",
     ) -> AsyncGenerator[Chunk]:
         """One request; closing the iterator aborts it.
 
@@ -127,6 +128,7 @@ class Vllm:
             token_ids: the prompt.
             params: for `SamplingParams`; `structured_outputs` for `StructuredOutputsParams`.
             adapter: one of the config's.
+            cache_salt: cached blocks are shared only with requests that have the same one.
 
         Raises:
             RefusedError: the parameters.
@@ -139,7 +141,7 @@ class Vllm:
                 output_kind=RequestOutputKind.DELTA,
             )
             stream = self._engine.generate(
-                tokens_input(token_ids),
+                tokens_input(token_ids, cache_salt=cache_salt or None),
                 sampling,
                 request_id,
                 lora_request=None if adapter is None else self._adapters[adapter],
@@ -153,6 +155,7 @@ class Vllm:
                         list(completion.token_ids),
                         _logprobs(completion, params["logprobs"]),
                         completion.finish_reason,
+                        output.num_cached_tokens or 0,
                     )
             finally:
                 await stream.aclose()

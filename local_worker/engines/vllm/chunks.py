@@ -29,8 +29,10 @@ class Chunk:
         token_ids: one for each decode step since the last chunk.
         logprobs: as many, or none.
         finish: vLLM's own reason, on the last chunk.
+        cached_tokens: of the prompt, that vLLM did not compute.
     """
 
     token_ids: list[int]
     logprobs: list[Logprobs]
     finish: str | None
+    cached_tokens: int = 0

@@ -71,7 +71,7 @@ class Sequences:
         self._gate = asyncio.Semaphore(room)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._outputs: list[StepOutput] = []
-        self._running = self._prompt_tokens = self._output_tokens = 0
+        self._running = self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
 
     def submit(self, request: GenerationRequest) -> None:
         """Starts a task for it."""
@@ -129,9 +129,10 @@ class Sequences:
                 list(sequence.token_ids),
                 params,
                 request.adapter,
+                request.cache_salt,
             )
             async with aclosing(stream):
-                finish = await self._follow(sequence, stream)
+                finish = await self._follow(sequence, stream, first=number == 0)
             if sequence.status is Status.FINISHED:
                 return
             if finish == "length":  # vLLM's own limit came before the request's
@@ -141,9 +142,14 @@ class Sequences:
                 self._end(sequence, FinishReason.ERROR, f"vLLM ended the request: {finish}")
                 return
 
-    async def _follow(self, sequence: Sequence, stream: AsyncIterator[Chunk]) -> str | None:
+    async def _follow(
+        self, sequence: Sequence, stream: AsyncIterator[Chunk], *, first: bool
+    ) -> str | None:
         """Takes tokens until the phase is over. Returns vLLM's reason if it was vLLM's doing."""
         async for chunk in stream:
+            if first:
+                self._cached_tokens += chunk.cached_tokens - sequence.num_cached_tokens
+                sequence.num_cached_tokens = chunk.cached_tokens
             logprobs = chunk.logprobs or itertools.repeat(None)
             for token_id, logprob in zip(chunk.token_ids, logprobs, strict=False):
                 if not self._take(sequence, token_id, logprob):
@@ -196,7 +202,8 @@ class Sequences:
             kv_used=self._vllm.kv_used if self._running else 0,
             kv_capacity=self._vllm.kv_capacity,
             steps=self._vllm.steps,
-            prompt_tokens=self._prompt_tokens,
+            prompt_tokens=self._prompt_tokens - self._cached_tokens,
+            cached_tokens=self._cached_tokens,
             output_tokens=self._output_tokens,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import gguf_shapes
 import make_random_gguf
@@ -13,14 +14,21 @@ from local_worker.types import FinishReason, GenerationRequest, SamplingParams
 pytestmark = [pytest.mark.anyio, pytest.mark.llama]
 
 TINY = sorted(name for name in gguf_shapes.SHAPES if name.startswith("tiny-"))
+DENSE = [name for name in TINY if "expert_count" not in gguf_shapes.SHAPES[name][1]]
+"""Experts are chosen by rounding, too, and other batches round differently."""
 
 
-@pytest.mark.parametrize("shape", TINY)
-async def test_every_family_is_served(shape, running_llama, tmp_path):
+@pytest.fixture(scope="module", params=TINY)
+def model(request, tmp_path_factory):
+    """A model file of each shape."""
     pytest.importorskip("gguf", reason="writes a model file")
-    path = tmp_path / f"{shape}.gguf"
-    make_random_gguf.make(shape, path, vocab=None)
-    options = {"model_path": str(path), "max_tokens_per_step": 32, "max_num_seqs": 4}
+    path = tmp_path_factory.mktemp("models") / f"{request.param}.gguf"
+    make_random_gguf.make(request.param, path, vocab=None)
+    return path
+
+
+async def test_every_family_is_served(model, running_llama):
+    options = {"model_path": str(model), "max_tokens_per_step": 32, "max_num_seqs": 4}
     async with running_llama(**options) as engine:
         requests = [
             GenerationRequest(
@@ -40,3 +48,84 @@ async def test_every_family_is_served(shape, running_llama, tmp_path):
         assert {end.finish.reason for end in ends} == {FinishReason.LENGTH}
         stats = engine.stats()
         assert (stats.running, stats.kv_used, stats.restarts) == (0, 0, 0)
+
+
+END = 258
+"""The byte vocabulary's end of a message: a border."""
+
+SYSTEM = (*(3 + i * 7 % 190 for i in range(150)), END)
+"""Longer than the window of the shape that has one."""
+
+
+def jobs(count, *, salt=""):
+    """Prompts that share a system text, and, two by two, the beginning of what follows."""
+    for n in range(count):
+        own = (20 + n // 2, 30, 40, *range(100, 100 + 5 * (n % 2)), 50 + n, END)
+        request = GenerationRequest(
+            f"job-{n}", (*SYSTEM, *own), 12, SamplingParams(temperature=0, ignore_eos=True),
+            cache_salt=salt,
+        )  # fmt: skip
+        yield request
+
+
+async def answer(engine, request):
+    """The text, and the tokens of the prompt that were not computed."""
+    outputs = [output async for output in engine.generate(request)]
+    return "".join(d.text for o in outputs for d in o.deltas), outputs[-1].finish.cached_tokens
+
+
+@pytest.fixture
+def run_jobs(model, running_llama):
+    async def run(requests, *, at_once=False, **options):
+        options = {"model_path": str(model), "max_tokens_per_step": 64} | options
+        async with running_llama(**options) as engine:
+            if at_once:
+                return await asyncio.gather(*(answer(engine, r) for r in requests))
+            return [await answer(engine, request) for request in requests]
+
+    return run
+
+
+async def test_a_cached_prefix_changes_no_token(run_jobs):
+    """Whatever the memory: full, windowed, recurrent."""
+    plain = await run_jobs(jobs(6), cache_slots=0)
+    cached = await run_jobs(jobs(6), cache_slots=8)
+    assert [text for text, _ in cached] == [text for text, _ in plain]
+    assert {count for _, count in plain} == {0}
+    assert cached[0][1] == 0
+    assert all(count >= len(SYSTEM) - 1 for _, count in cached[1:])
+
+
+async def test_jobs_that_come_together_share_and_change_no_token(run_jobs, model):
+    plain = await run_jobs(jobs(8), cache_slots=0)
+    together = await run_jobs(jobs(8), at_once=True, cache_slots=8)
+    if model.stem in DENSE:
+        assert [text for text, _ in together] == [text for text, _ in plain]
+    assert sum(count >= len(SYSTEM) - 1 for _, count in together) == 7
+
+
+async def test_the_same_prompt_again_and_the_next_turn(run_jobs):
+    (first,) = jobs(1)
+    answered = (*first.prompt_token_ids, 60, 61, 62, END, 70, 71)
+    requests = [first, first, replace(first, prompt_token_ids=answered)]
+    plain = await run_jobs(requests, cache_slots=0)
+    cached = await run_jobs(requests, cache_slots=8)
+    assert [text for text, _ in cached] == [text for text, _ in plain]
+    length = len(first.prompt_token_ids)
+    assert cached[1][1] == length - 1
+    assert cached[2][1] >= length - 1
+
+
+async def test_another_salt_shares_nothing(run_jobs):
+    requests = [*jobs(1, salt="a"), *jobs(1, salt="b"), *jobs(1, salt="a")]
+    counts = [count for _, count in await run_jobs(requests, cache_slots=8)]
+    assert counts[:2] == [0, 0]
+    assert counts[2] > 0
+
+
+@pytest.mark.parametrize("model", DENSE, indirect=True)
+async def test_a_cache_without_room_still_changes_no_token(run_jobs):
+    options = {"kv_capacity": 256, "max_model_len": 256, "max_num_seqs": 2}
+    plain = await run_jobs(jobs(8), cache_slots=0, **options)
+    tight = await run_jobs(jobs(8), at_once=True, cache_slots=1, **options)
+    assert [text for text, _ in tight] == [text for text, _ in plain]

@@ -1,34 +1,60 @@
 from __future__ import annotations
 
+import itertools
+import random
+
 import pytest
 
+from local_worker.engines.llama_cpp.prefix_cache import Cut, Room, Share
+from local_worker.engines.llama_cpp.radix import RECURRENT
 from local_worker.engines.llama_cpp.scheduler import Scheduler
-from local_worker.engines.llama_cpp.sequence import CachedSequence
+from local_worker.engines.llama_cpp.sequence import CachedSequence, borders
 from local_worker.engines.process.sequence import Status
 from local_worker.types import FinishReason, GenerationRequest
 
+SYSTEM = tuple(range(1000, 1040))
+_own = itertools.count(10_000, 1000)
 
-def sequence(name, prompt=10, max_tokens=5):
-    return CachedSequence(GenerationRequest(name, tuple(range(prompt)), max_tokens), now=0.0)
+
+def sequence(name, prompt=10, max_tokens=5, *, shares=(), salt="", checkpoints=()):
+    """A prompt of that many tokens of its own, after those that it shares."""
+    start = next(_own)
+    ids = (*shares, *range(start, start + prompt))
+    return CachedSequence(
+        GenerationRequest(name, ids, max_tokens, cache_salt=salt), 0.0, checkpoints
+    )
 
 
-def scheduler(*sequences, seqs=4, cells=100, budget=16):
-    s = Scheduler(seqs, cells, budget)
+def scheduler(*sequences, seqs=4, cells=100, budget=16, slots=4, window=None):
+    s = Scheduler(Room(seqs, slots, cells, cells // 2, window), budget)
     for one in sequences:
         s.add(one)
     return s
 
 
-def run(s, now=1.0, token=7):
-    """Plans a step and applies it: every chunk that samples gets `token`."""
-    chunks = s.plan(now)
-    for chunk in chunks:
-        chunk.sequence.num_computed_tokens += len(chunk.token_ids)
+def step(s, now=1.0):
+    """Plans a step and applies it; every chunk that samples gets a token of its own."""
+    plan = s.plan(now)
+    operations = list(plan.operations)
+    for chunk in plan.chunks:
+        s.computed(chunk)
         if chunk.samples:
-            chunk.sequence.take(token, b"x", ends=False, logprob=None, now=now)
+            chunk.sequence.take(next(_own), b"x", ends=False, logprob=None, now=now)
             if chunk.sequence.status is Status.FINISHED:
-                s.remove(chunk.sequence)
-    return [(c.sequence.request.request_id, c.start, len(c.token_ids), c.samples) for c in chunks]
+                operations += s.remove(chunk.sequence)
+    chunks = [
+        (c.sequence.request.request_id, c.start, len(c.token_ids), c.samples) for c in plan.chunks
+    ]
+    return operations, chunks
+
+
+def run(s):
+    return step(s)[1]
+
+
+def finish(s):
+    while s.has_work:
+        run(s)
 
 
 def test_a_prompt_is_cut_into_chunks_of_the_budget():
@@ -56,11 +82,11 @@ def test_the_oldest_prompt_comes_first():
 def test_admission_reserves_what_a_sequence_needs_at_its_longest():
     s = scheduler(sequence("a", 50, 30), sequence("b", 10, 20), sequence("c", 1, 1))
     run(s)
-    assert (len(s.running), s.reserved_cells) == (1, 80)
+    assert [r.request.request_id for r in s.running] == ["a"]
     assert [w.request.request_id for w in s.waiting] == ["b", "c"]  # nobody overtakes
 
 
-def test_slots_are_the_other_limit():
+def test_running_sequences_are_the_other_limit():
     s = scheduler(*(sequence(str(i), 1, 1) for i in range(5)), seqs=2)
     run(s)
     assert len(s.waiting) == 3  # the two that ran have finished
@@ -68,10 +94,21 @@ def test_slots_are_the_other_limit():
     assert len(s.waiting) == 1
 
 
-def test_a_finished_sequence_gives_slot_and_cells_back():
+def test_a_finished_sequence_is_kept_until_its_cells_are_needed():
     s = scheduler(sequence("a", 10, 1))
     run(s)
-    assert (s.running, s.reserved_cells, s.has_work) == ([], 0, False)
+    assert (s.running, s.cached_cells, s.has_work) == ([], 10, False)
+    s.add(sequence("b", 90, 5))
+    operations, _ = step(s)
+    assert len(operations) == 1
+    assert operations[0].length == 0  # the slot is emptied
+    assert s.cached_cells == 0
+
+
+def test_without_slots_for_it_nothing_is_kept():
+    s = scheduler(sequence("a", 10, 1), sequence("b", 10, 1), slots=0)
+    finish(s)
+    assert s.cached_cells == 0
 
 
 def test_a_waiting_sequence_can_be_forgotten():
@@ -80,7 +117,7 @@ def test_a_waiting_sequence_can_be_forgotten():
     run(s)
     assert s.find("b") is waiting
     waiting.end(FinishReason.ABORT, now=1.0)
-    assert s.remove(waiting) is None
+    assert s.remove(waiting) == ()
     assert not s.waiting
 
 
@@ -94,4 +131,212 @@ def test_a_long_forced_stretch_leaves_everybody_a_token():
 
 def test_a_step_has_room_for_every_sequence():
     with pytest.raises(ValueError, match="one token"):
-        Scheduler(8, 100, 4)
+        Scheduler(Room(8, 0, 100, 0), 4)
+
+
+def test_a_prompt_that_begins_like_a_finished_one_computes_the_rest():
+    s = scheduler(sequence("a", 4, 1, shares=SYSTEM), budget=64)
+    finish(s)
+    b = sequence("b", 6, shares=SYSTEM)
+    s.add(b)
+    operations, chunks = step(s)
+    assert [(type(o), o.length) for o in operations] == [(Share, len(SYSTEM))]
+    assert chunks == [("b", len(SYSTEM), 6, True)]
+    assert b.num_cached_tokens == len(SYSTEM)
+
+
+def test_prompts_that_come_together_compute_what_they_share_once():
+    names = "abcd"
+    s = scheduler(*(sequence(n, 4, 3, shares=SYSTEM) for n in names), cells=200)
+    assert run(s) == [("a", 0, 16, False)]
+    assert run(s) == [("a", 16, 16, False)]
+    assert run(s) == [("a", 32, 12, True)]  # the first one's own tokens are in this chunk
+    operations, chunks = step(s)
+    assert [(o.slot != o.source, o.length) for o in operations] == [(True, len(SYSTEM))] * 3
+    assert chunks == [
+        ("a", 44, 1, True), ("b", 40, 4, True), ("c", 40, 4, True), ("d", 40, 4, True)
+    ]  # fmt: skip
+
+
+def test_the_same_prompt_again_computes_its_last_token():
+    s = scheduler(sequence("a", 0, 1, shares=SYSTEM), budget=64)
+    finish(s)
+    s.add(sequence("b", 0, 1, shares=SYSTEM))
+    assert run(s) == [("b", len(SYSTEM) - 1, 1, True)]
+
+
+def test_who_waits_for_a_prefix_holds_nobody_up():
+    s = scheduler(
+        sequence("a", 4, shares=SYSTEM), sequence("b", 4, shares=SYSTEM), sequence("c", 2)
+    )
+    assert [name for name, *_ in run(s)] == ["a"]
+    assert [r.request.request_id for r in s.running] == ["a", "c"]
+
+
+def test_who_waits_for_a_prefix_whose_owner_leaves_computes_it_itself():
+    a = sequence("a", 4, shares=SYSTEM)
+    s = scheduler(a, sequence("b", 4, shares=SYSTEM))
+    run(s)
+    a.end(FinishReason.ABORT, now=1.0)
+    s.remove(a)
+    assert run(s) == [("b", 16, 16, False)]  # from what the other one has left behind
+
+
+def test_another_tenant_computes_it_again():
+    s = scheduler(sequence("a", 4, 1, shares=SYSTEM, salt="x"), budget=64)
+    finish(s)
+    s.add(sequence("b", 4, shares=SYSTEM, salt="y"))
+    assert run(s)[0][:2] == ("b", 0)
+
+
+def test_shared_cells_are_reserved_once():
+    """Four of 45 tokens fit 100 cells, since 40 of them are the same."""
+    s = scheduler(*(sequence(n, 4, 1, shares=SYSTEM) for n in "abcd"), cells=100, budget=64)
+    run(s)
+    run(s)
+    assert not s.waiting
+
+
+def test_the_least_recently_used_is_evicted_first():
+    s = scheduler(cells=100, budget=64)
+    for name in "ab":
+        s.add(sequence(name, 10, 1, shares=range(ord(name), ord(name) + 10)))
+        finish(s)
+    s.add(sequence("again", 5, 1, shares=range(ord("a"), ord("a") + 10)))
+    finish(s)
+    s.add(sequence("big", 70, 1))
+    finish(s)
+    s.add(sequence("a", 1, 1, shares=range(ord("a"), ord("a") + 10)))
+    assert run(s)[0][1] == 10
+
+
+def test_a_lender_that_is_in_the_way_itself_gives_way():
+    s = scheduler(sequence("a", 30, 20, shares=SYSTEM), cells=100, budget=128)
+    finish(s)
+    s.add(sequence("b", 50, 10, shares=SYSTEM))
+    assert run(s)[0][1] in (0, len(SYSTEM))
+    assert not s.waiting
+
+
+def test_the_cache_keeps_to_its_share():
+    s = scheduler(cells=100, budget=64)
+    for name in "abcdef":
+        s.add(sequence(name, 20, 1))
+        finish(s)
+        assert s.cached_cells <= 50
+
+
+def test_what_a_longer_one_holds_needs_no_slot_of_its_own():
+    s = scheduler(slots=2, budget=64)
+    for length in (10, 20, 40):
+        s.add(sequence(str(length), 0, 1, shares=SYSTEM[:length]))
+        finish(s)
+    assert s.cached_cells == 40
+    assert len(s._cache.cached_slots) == 1
+
+
+def test_a_window_keeps_what_it_is_about_to_leave_behind():
+    """At the end of the shared text, which a request that waits has shown."""
+    s = scheduler(
+        sequence("a", 8, 3, shares=SYSTEM), sequence("b", 8, 3, shares=SYSTEM),
+        budget=64, cells=200, window=16,
+    )  # fmt: skip
+    assert run(s) == [("a", 0, 40, False)]
+    operations, chunks = step(s)
+    snapshot, share = operations
+    assert (snapshot.length, share.length) == (40, 40)
+    assert share.source in (snapshot.source, snapshot.slot)
+    assert chunks == [("a", 40, 8, True), ("b", 40, 8, True)]
+
+
+def test_a_window_that_is_not_full_yet_needs_no_snapshot():
+    s = scheduler(
+        sequence("a", 8, 3, shares=SYSTEM), sequence("b", 8, 3, shares=SYSTEM),
+        budget=64, cells=200, window=100,
+    )  # fmt: skip
+    assert run(s) == [("a", 0, 48, True)]
+    operations, _ = step(s)
+    assert [o.length for o in operations] == [40]
+
+
+def test_a_state_is_kept_at_every_border():
+    s = scheduler(
+        sequence("a", 10, 3, shares=SYSTEM, checkpoints=(40, 49)),
+        budget=64, cells=200, window=RECURRENT,
+    )  # fmt: skip
+    assert [run(s) for _ in range(3)] == [
+        [("a", 0, 40, False)], [("a", 40, 9, False)], [("a", 49, 1, True)]
+    ]  # fmt: skip
+    finish(s)
+    s.add(sequence("b", 4, shares=SYSTEM))
+    assert run(s) == [("b", 40, 4, True)]
+
+
+def test_borders_are_where_texts_end():
+    control = {1, 2}
+    #         <s> text </s> <u> text    </u> <a>
+    prompt = (1, 50, 51, 2, 1, 60, 61, 62, 2, 1)
+    assert borders(prompt, control) == (3, 8, 9)
+    assert borders((50, 51), control) == (1,)
+    assert borders((50,), control) == ()
+
+
+class Buffer:
+    """What a unified KV buffer would hold: cells of a token each, with the slots that share it."""
+
+    def __init__(self):
+        self.cells = {}
+        self._ids = itertools.count()
+
+    def arrange(self, operations):
+        for o in operations:
+            for key, (position, slots) in list(self.cells.items()):
+                if isinstance(o, Share) and o.source in slots and position < o.length:
+                    slots.add(o.slot)
+                elif isinstance(o, Cut) and o.slot in slots and position >= o.length:
+                    slots.discard(o.slot)
+                    if not slots:
+                        del self.cells[key]
+
+    def compute(self, slot, start, count):
+        for position in range(start, start + count):
+            self.cells[next(self._ids)] = (position, {slot})
+
+    def positions(self, slot):
+        return sorted(position for position, slots in self.cells.values() if slot in slots)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_comes_the_buffer_never_overflows_and_nothing_is_missing(seed):
+    rng = random.Random(seed)
+    window = rng.choice([None, None, 24, RECURRENT])
+    s = scheduler(cells=160, seqs=4, slots=rng.choice([0, 1, 5]), budget=32, window=window)
+    buffer, prefixes = Buffer(), [SYSTEM[: rng.randint(1, 40)] for _ in range(3)]
+    prefixes += [tuple(range(5)), ()]
+    pending = 40
+    while pending or s.has_work:
+        for _ in range(rng.randint(0, 3) if pending else 0):
+            pending -= pending > 0
+            prompt = sequence(
+                str(pending), rng.randint(1, 40), rng.randint(1, 40), shares=rng.choice(prefixes),
+                salt=rng.choice(["", "", "x"]),
+                checkpoints=(7,) if window is not None and rng.random() < 0.5 else (),
+            )  # fmt: skip
+            s.add(prompt)
+        plan = s.plan(0.0)
+        buffer.arrange(plan.operations)
+        for chunk in plan.chunks:
+            slot = chunk.sequence.slot
+            assert buffer.positions(slot) == list(range(chunk.start)), "a hole, or too much"
+            buffer.compute(slot, chunk.start, len(chunk.token_ids))
+            s.computed(chunk)
+        assert len(buffer.cells) <= 160
+        for chunk in plan.chunks:
+            if chunk.samples:
+                chunk.sequence.take(rng.randint(0, 3), b"x", ends=False, logprob=None, now=0.0)
+            if chunk.sequence.status is Status.FINISHED:
+                buffer.arrange(s.remove(chunk.sequence, keep=rng.random() < 0.9))
+            elif rng.random() < 0.02:
+                chunk.sequence.end(FinishReason.ABORT, 0.0)
+                buffer.arrange(s.remove(chunk.sequence))
+        assert len(buffer.cells) >= s._cache.cells

@@ -18,7 +18,7 @@ TOKENS = ThinkingTokens(start=(1,), end=(2,), close=(3, 2), close_after_newline=
 
 def started(**fields):
     sequence = CachedSequence(GenerationRequest("r", (9, 8), 10, **fields), now=1.0)
-    sequence.start_in(slot=0, now=3.0)
+    sequence.start_in(slot=0, num_cached_tokens=0, now=3.0)
     sequence.num_computed_tokens = sequence.num_tokens
     return sequence
 

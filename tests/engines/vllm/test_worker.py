@@ -39,7 +39,7 @@ class Model:
         self.phases = []
         self.open = 0
 
-    async def generate(self, request_id, token_ids, params):
+    async def generate(self, request_id, token_ids, params, adapter, cache_salt):
         self.phases.append((request_id, token_ids, params["max_tokens"]))
         self.open += 1
         try:
