@@ -152,6 +152,7 @@ class GenerationRequest:
         thinking: None leaves the output as it comes, all of it content.
         grammar: what the answer must look like; None leaves it free. It excludes `min_tokens` and
             `ignore_eos`, since where it ends nothing else can follow.
+        background: may wait while others do not; never for ever.
         cache_salt: prefixes are shared only with requests that have the same one.
         adapter: name of the LoRA adapter to compute with; None is the model as it is.
     """
@@ -163,6 +164,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     thinking: ThinkingParams | None = None
     grammar: Grammar | None = None
+    background: bool = False
     cache_salt: str = ""
     adapter: str | None = None
 

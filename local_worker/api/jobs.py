@@ -110,6 +110,7 @@ def sequences(
             grammar=limits.grammar,
             adapter=limits.adapter,
             cache_salt=limits.cache_salt,
+            background=body.service_tier == "flex",
         )
         for index in range(body.n)
     )

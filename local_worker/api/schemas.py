@@ -15,7 +15,7 @@ from local_worker.errors import InvalidParameterError
 
 IGNORED = frozenset(
     {
-        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
+        "user", "metadata", "store", "safety_identifier", "prompt_cache_key",
         "prompt_cache_retention", "cache_prompt", "id_slot", "timings_per_token", "return_progress",
         "request_id", "include_reasoning", "stream_include_usage",
     }
@@ -145,6 +145,7 @@ class GenerationBody(Body):
     repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     logit_bias: dict[str, float] | None = None
     cache_salt: Text | None = None
+    service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: dict[str, Any] | Text | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,9 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gpu-layers", type=int, metavar="N", help="layers on the GPU")
     add("--load-mode", choices=("memory", "mmap"), help="read the weights, or map the file")
     add("--threads", type=int, metavar="N", help="compute threads")
+    add("--target-itl", type=float, metavar="MS",
+        help="llama.cpp: milliseconds between a stream's tokens that prompts beside it may cause; "
+        "0 sets no limit (default: 2.5 decode steps)")  # fmt: skip
     add("--max-tokens-per-step", type=int, metavar="N", help="token budget of one decode step")
 
 
@@ -201,12 +205,16 @@ def _overrides(options: argparse.Namespace) -> Overrides:
         load_mode=options.load_mode,
         cache_slots=options.prefix_slots,
     )
+    target = options.target_itl
+    if target is not None and not 0 <= target < math.inf:
+        raise ConfigError("--target-itl is a number of milliseconds, or 0 for no limit")
     return Overrides(
         wish,
-        options.threads,
-        options.max_tokens_per_step,
-        options.engine,
-        VllmWish(
+        threads=options.threads,
+        max_tokens_per_step=options.max_tokens_per_step,
+        target_itl=None if target is None else target / 1000,
+        engine=options.engine,
+        vllm=VllmWish(
             parallel=_parallel(options),
             engine_args=parse_engine_args(options.engine_arg),
             adapters=read_adapters(options.lora),

@@ -209,6 +209,7 @@ def _config(path: Path, chosen: LlamaPlan, overrides: Overrides) -> LlamaConfig:
         cache_slots=chosen.cache_slots,
         max_tokens_per_step=overrides.max_tokens_per_step
         or max(MIN_TOKENS_PER_STEP, chosen.max_num_seqs),
+        target_itl=overrides.target_itl,
         threads=chosen.threads,
         kv_type=chosen.kv_type,
         gpu_layers=chosen.n_gpu_layers,

@@ -40,11 +40,12 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What the user set by hand; None leaves it to the plan."""
+    """What the user set by hand; None leaves it to the plan. `target_itl` is in seconds."""
 
     wish: Wish = field(default_factory=Wish)
     threads: int | None = None
     max_tokens_per_step: int | None = None
+    target_itl: float | None = None
     engine: EngineName | None = None
     vllm: VllmWish = field(default_factory=VllmWish)
 

@@ -186,6 +186,7 @@ def wish_of(overrides: Overrides) -> VllmWish:
         ("--gpu-layers", wish.gpu_layers),
         ("--load-mode", wish.load_mode),
         ("--prefix-slots", wish.cache_slots),
+        ("--target-itl", overrides.target_itl),
     ):
         if value is not None:
             raise ConfigError(f"{option} is llama.cpp's: vLLM has no such choice")

@@ -276,3 +276,12 @@ async def test_usage_says_what_was_not_computed(make_api):
         api.engine.cached_tokens = 5
         usage = (await api.chat(n=2)).json()["usage"]
         assert usage["prompt_tokens_details"] == {"cached_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    ("tier", "background"), [("flex", True), ("default", False), (None, False)]
+)
+async def test_flex_is_in_no_hurry(make_api, tier, background):
+    async with make_api() as api:
+        await api.chat(service_tier=tier)
+        assert api.engine.requests[-1].background is background

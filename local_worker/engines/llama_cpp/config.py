@@ -16,6 +16,8 @@ class LlamaConfig:
         max_num_seqs: sequences alive at a time.
         cache_slots: prefixes kept beside them; 0 keeps none.
         max_tokens_per_step: rows of one batch at the most.
+        target_itl: seconds between a stream's tokens that prompts beside it should not exceed;
+            None is a multiple of the measured decode step, 0 sets no limit.
         threads: for decoding and prompt chunks alike.
         kv_type: of the KV cells, `f16` or `q8_0`.
         gpu_layers: layers on the GPU; -1 is all.
@@ -29,6 +31,7 @@ class LlamaConfig:
     max_num_seqs: int
     cache_slots: int = 16
     max_tokens_per_step: int = 512
+    target_itl: float | None = None
     threads: int = 1
     kv_type: str = "f16"
     gpu_layers: int = 0

@@ -1,7 +1,12 @@
 """Which sequences get how many tokens in the next step. Pure: decides and obeys, computes nothing.
 
 Each step hands out a token budget: sequences past their prompt first (their next token, or a
-forced stretch), the rest to prompt chunks, oldest first. Admission reserves KV cells for prompt and
+forced stretch), then prompt chunks, of which there are only so many while others decode that their
+next tokens come in time. Of those, half go to the shortest prompts and the rest to the oldest, so
+that a short job is not stuck behind a long prompt, nor the long one behind many short ones.
+
+Interactive requests are admitted before background ones, which count as interactive once they have
+waited for `PATIENCE` seconds: they never starve. Admission reserves KV cells for prompt and
 max_tokens, so a running sequence never lacks room and none ever has to be thrown out; a sequence
 for which there is no room waits, in order of arrival.
 
@@ -15,6 +20,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from local_worker.engines.llama_cpp.pace import Pace
 from local_worker.engines.llama_cpp.prefix_cache import PrefixCache
 from local_worker.engines.llama_cpp.radix import common_length
 from local_worker.engines.process.sequence import Status
@@ -25,6 +31,9 @@ if TYPE_CHECKING:
     from local_worker.engines.llama_cpp.prefix_cache import Operation, Room
     from local_worker.engines.llama_cpp.radix import Match
     from local_worker.engines.llama_cpp.sequence import CachedSequence
+
+PATIENCE = 20.0
+"""Seconds after which a background request has waited long enough."""
 
 WORTH_WAITING = 16
 """Tokens that a waiting prompt has to gain from one that is being computed."""
@@ -61,14 +70,18 @@ class Scheduler:
     Args:
         room: slots and cells.
         max_tokens_per_step: token budget of one step; at least the room's max_num_seqs.
+        target_itl: see `pace.Pace`.
     """
 
-    def __init__(self, room: Room, max_tokens_per_step: int) -> None:
+    def __init__(
+        self, room: Room, max_tokens_per_step: int, target_itl: float | None = None
+    ) -> None:
         if max_tokens_per_step < room.max_num_seqs:
             raise ValueError("a step must have room for one token of every sequence")
         self._room = room
         self._max_tokens_per_step = max_tokens_per_step
         self._cache = PrefixCache(room)
+        self.pace = Pace(target_itl)
         self.waiting: deque[CachedSequence] = deque()
         self.running: list[CachedSequence] = []
 
@@ -133,7 +146,7 @@ class Scheduler:
     # -- admission ---------------------------------------------------------------------------
 
     def _admit(self, now: float) -> Iterator[Operation]:
-        for sequence in tuple(self.waiting):
+        for sequence in self._by_rank(now):
             if len(self.running) == self._room.max_num_seqs:
                 return
             match = self._cache.find(sequence.lendable_ids, sequence.request.cache_salt)
@@ -153,6 +166,13 @@ class Scheduler:
             yield from operations
             sequence.start_in(slot, match.length if match else 0, now)
             self.running.append(sequence)
+
+    def _by_rank(self, now: float) -> list[CachedSequence]:
+        """Waiting sequences, interactive ones first, then in order of arrival."""
+        waiting = list(self.waiting)
+        if len(self.running) < self._room.max_num_seqs:
+            waiting.sort(key=lambda s: s.request.background and now - s.arrived < PATIENCE)
+        return waiting
 
     def _make_room(
         self, sequence: CachedSequence, match: Match | None
@@ -215,22 +235,40 @@ class Scheduler:
     # -- the batch ---------------------------------------------------------------------------
 
     def _chunks(self) -> Iterator[Chunk]:
-        budget = self._max_tokens_per_step
         decoding = [s for s in self.running if not s.is_prefilling]
-        prefilling = [s for s in self.running if s.is_prefilling]
-        for index, sequence in enumerate((*decoding, *prefilling)):
+        budget = self._max_tokens_per_step
+        for index, sequence in enumerate(decoding):
             # A long forced stretch must not take the one token that others still need.
-            kept_back = max(0, len(decoding) - index - 1)
-            count = min(self._up_to_checkpoint(sequence), budget - kept_back)
-            if count <= 0:
-                return
+            kept_back = len(decoding) - index - 1
+            count = min(sequence.num_pending_tokens, budget - kept_back)
             budget -= count
-            start = sequence.num_computed_tokens
-            token_ids = tuple(sequence.token_ids[start : start + count])
-            yield Chunk(sequence, start, token_ids, start + count == sequence.num_tokens)
+            yield _chunk(sequence, count)
+        prefilling = [s for s in self.running if s.is_prefilling]
+        budget = self.pace.prompt_tokens(len(decoding), budget)
+        for sequence, count in _shares(prefilling, budget):
+            yield _chunk(sequence, count)
 
-    @staticmethod
-    def _up_to_checkpoint(sequence: CachedSequence) -> int:
-        done = sequence.num_computed_tokens
-        ahead = [length - done for length in sequence.checkpoints if length > done]
-        return min([sequence.num_pending_tokens, *ahead])
+
+def _shares(prefilling: list[CachedSequence], budget: int) -> Iterator[tuple[CachedSequence, int]]:
+    """Who computes how much of its prompt: half for the shortest, what is left for the oldest."""
+    counts = dict.fromkeys(prefilling, 0)
+    shortest_first = sorted(prefilling, key=lambda s: s.num_pending_tokens)
+    for sequences, share in ((shortest_first, budget // 2), (prefilling, budget)):
+        left = min(share, budget - sum(counts.values()))
+        for sequence in sequences:
+            more = min(_up_to_checkpoint(sequence) - counts[sequence], left)
+            counts[sequence] += more
+            left -= more
+    return ((sequence, count) for sequence, count in counts.items() if count)
+
+
+def _up_to_checkpoint(sequence: CachedSequence) -> int:
+    done = sequence.num_computed_tokens
+    ahead = [length - done for length in sequence.checkpoints if length > done]
+    return min([sequence.num_pending_tokens, *ahead])
+
+
+def _chunk(sequence: CachedSequence, count: int) -> Chunk:
+    start = sequence.num_computed_tokens
+    token_ids = tuple(sequence.token_ids[start : start + count])
+    return Chunk(sequence, start, token_ids, start + count == sequence.num_tokens)

@@ -93,11 +93,15 @@ class EngineLoop:
         if not chunks:
             return []
         rows = [row for chunk in chunks for row in _rows(chunk)]
+        prompts = [len(c.token_ids) for c in chunks if c.sequence.is_prefilling]
+        start = time.monotonic()
         try:
             logits = self._llama.decode(rows)
         except NoKvRoomError as error:
             return [self._shed(str(error))]
         self._steps += 1
+        seconds = time.monotonic() - start
+        self._scheduler.pace.observe(len(chunks) - len(prompts), sum(prompts), seconds)
         return self._apply(chunks, logits)
 
     def _drain(self) -> None:
@@ -265,7 +269,7 @@ def main() -> None:
         max_cached_cells=int(llama.kv_capacity * CACHED_SHARE),
         window=llama.window,
     )
-    scheduler = Scheduler(room, config.max_tokens_per_step)
+    scheduler = Scheduler(room, config.max_tokens_per_step, config.target_itl)
     EngineLoop(llama, scheduler, commands, channel).run()
     llama.close()
 

@@ -29,6 +29,7 @@ class Sequence:
     Attributes:
         token_ids: prompt and output, in order.
         num_cached_tokens: of the prompt, that need not be computed.
+        arrived: time of arrival in the engine.
     """
 
     def __init__(self, request: GenerationRequest, now: float) -> None:
@@ -38,7 +39,7 @@ class Sequence:
         self.num_cached_tokens = 0
         self.turn = Turn(request)
         self.token_ids.extend(self.turn.begin())
-        self._arrived = now
+        self.arrived = now
         self._started: float | None = None
         self._first_token: float | None = None
 
@@ -88,7 +89,7 @@ class Sequence:
             closed_by=self.turn.closed_by,
             stop=self.turn.stop,
             error=error,
-            queued=started - self._arrived,
+            queued=started - self.arrived,
             prefill=first - started,
             decode=now - first,
             cached_tokens=self.num_cached_tokens,

@@ -7,7 +7,7 @@ import pytest
 
 from local_worker.engines.llama_cpp.prefix_cache import Cut, Room, Share
 from local_worker.engines.llama_cpp.radix import RECURRENT
-from local_worker.engines.llama_cpp.scheduler import Scheduler
+from local_worker.engines.llama_cpp.scheduler import PATIENCE, Scheduler
 from local_worker.engines.llama_cpp.sequence import CachedSequence, borders
 from local_worker.engines.process.sequence import Status
 from local_worker.types import FinishReason, GenerationRequest
@@ -16,17 +16,18 @@ SYSTEM = tuple(range(1000, 1040))
 _own = itertools.count(10_000, 1000)
 
 
-def sequence(name, prompt=10, max_tokens=5, *, shares=(), salt="", checkpoints=()):
+def sequence(
+    name, prompt=10, max_tokens=5, *, shares=(), salt="", checkpoints=(), background=False
+):
     """A prompt of that many tokens of its own, after those that it shares."""
     start = next(_own)
     ids = (*shares, *range(start, start + prompt))
-    return CachedSequence(
-        GenerationRequest(name, ids, max_tokens, cache_salt=salt), 0.0, checkpoints
-    )
+    request = GenerationRequest(name, ids, max_tokens, cache_salt=salt, background=background)
+    return CachedSequence(request, 0.0, checkpoints)
 
 
-def scheduler(*sequences, seqs=4, cells=100, budget=16, slots=4, window=None):
-    s = Scheduler(Room(seqs, slots, cells, cells // 2, window), budget)
+def scheduler(*sequences, seqs=4, cells=100, budget=16, slots=4, window=None, target_itl=0.0):
+    s = Scheduler(Room(seqs, slots, cells, cells // 2, window), budget, target_itl)
     for one in sequences:
         s.add(one)
     return s
@@ -169,8 +170,8 @@ def test_who_waits_for_a_prefix_holds_nobody_up():
     s = scheduler(
         sequence("a", 4, shares=SYSTEM), sequence("b", 4, shares=SYSTEM), sequence("c", 2)
     )
-    assert [name for name, *_ in run(s)] == ["a"]
-    assert [r.request.request_id for r in s.running] == ["a", "c"]
+    assert [name for name, *_ in run(s)] == ["a", "c"]
+    assert [w.request.request_id for w in s.waiting] == ["b"]
 
 
 def test_who_waits_for_a_prefix_whose_owner_leaves_computes_it_itself():
@@ -340,3 +341,36 @@ def test_whatever_comes_the_buffer_never_overflows_and_nothing_is_missing(seed):
                 chunk.sequence.end(FinishReason.ABORT, 0.0)
                 buffer.arrange(s.remove(chunk.sequence))
         assert len(buffer.cells) >= s._cache.cells
+
+
+def test_a_short_prompt_is_not_stuck_behind_a_long_one():
+    s = scheduler(sequence("long", 70), sequence("short", 6), budget=16)
+    assert run(s) == [("long", 0, 10, False), ("short", 0, 6, True)]
+
+
+def test_many_short_prompts_do_not_hold_a_long_one_up():
+    s = scheduler(sequence("long", 60), *(sequence(n, 8, 1) for n in "abc"), budget=16, cells=200)
+    assert run(s) == [("long", 0, 8, False), ("a", 0, 8, True)]
+
+
+def test_prompts_leave_the_streams_their_pace():
+    s = scheduler(sequence("a", 8, 30), budget=64, cells=200, target_itl=0.1)
+    run(s)
+    s.pace.observe(1, 0, 0.05)
+    s.pace.observe(0, 100, 0.1)
+    s.add(sequence("b", 100))
+    assert run(s) == [("a", 8, 1, True), ("b", 0, 50, False)]
+
+
+def test_who_is_in_no_hurry_is_admitted_last():
+    s = scheduler(
+        sequence("slow", 5, background=True), sequence("a", 5), sequence("b", 5), seqs=2, budget=32
+    )
+    assert [name for name, *_ in run(s)] == ["a", "b"]
+    assert [w.request.request_id for w in s.waiting] == ["slow"]
+
+
+def test_who_is_in_no_hurry_never_starves():
+    s = scheduler(sequence("slow", 5, background=True), sequence("a", 5), seqs=1, budget=32)
+    _, chunks = step(s, now=PATIENCE + 1)
+    assert [name for name, *_ in chunks] == ["slow"]
