@@ -84,7 +84,7 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, metavar="N", help="compute threads")
     add("--target-itl", type=float, metavar="MS",
         help="llama.cpp: milliseconds between a stream's tokens that prompts beside it may cause; "
-        "0 sets no limit (default: 2.5 decode steps)")  # fmt: skip
+        "0 sets no limit (default: two decode steps)")  # fmt: skip
     add("--max-tokens-per-step", type=int, metavar="N", help="token budget of one decode step")
 
 

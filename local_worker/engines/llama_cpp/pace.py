@@ -13,7 +13,7 @@ LEARNING = 0.2
 OUTLIER = 4.0
 """A step that takes so many times longer than expected was held up from outside."""
 
-DEFAULT_SLOWDOWN = 2.5
+DEFAULT_SLOWDOWN = 2.0
 """Of a decode step, where nobody says what the streams need."""
 
 LEAST_TOKENS = 16
@@ -30,8 +30,9 @@ class Pace:
 
     def __init__(self, target: float | None = None) -> None:
         self._target = target
-        self._decode: float | None = None
-        self._per_prompt_token: float | None = None
+        self._decode: dict[int, float] = {}  # seconds of a step, by the sequences in it
+        self._alone: float | None = None  # seconds of a prompt token where nobody decodes
+        self._beside: float | None = None  # and where somebody does, in smaller chunks
 
     def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
         """A step has been computed.
@@ -42,11 +43,14 @@ class Pace:
             seconds: that it took.
         """
         if not prompt_tokens:
-            self._decode = _mix(self._decode, seconds)
+            self._decode[decoding] = _mix(self._decode.get(decoding), seconds)
         elif prompt_tokens >= LEAST_TOKENS:
-            alone = self._decode or 0.0 if decoding else 0.0
-            cost = max(seconds - alone, seconds / 4) / prompt_tokens
-            self._per_prompt_token = _mix(self._per_prompt_token, cost)
+            streams = (self.decode_seconds(decoding) or 0.0) if decoding else 0.0
+            cost = max(seconds - streams, seconds / 4) / prompt_tokens
+            if decoding:
+                self._beside = _mix(self._beside, cost)
+            else:
+                self._alone = _mix(self._alone, cost)
 
     def prompt_tokens(self, decoding: int, most: int) -> int:
         """How many prompt tokens the next step may compute.
@@ -57,11 +61,30 @@ class Pace:
         """
         if not decoding or self._target == 0:
             return most
-        if self._decode is None or self._per_prompt_token is None:
+        decode = self.decode_seconds(decoding)
+        per_token = self._beside or self._alone
+        if decode is None or per_token is None:
             return min(most, 4 * LEAST_TOKENS)  # nothing is known yet: find out gently
-        target = self._target or DEFAULT_SLOWDOWN * self._decode
-        tokens = int((target - self._decode) / self._per_prompt_token)
+        target = self._target or DEFAULT_SLOWDOWN * decode
+        tokens = int((target - decode) / per_token)
         return max(min(tokens, most), min(LEAST_TOKENS, most))
+
+    def decode_seconds(self, decoding: int) -> float | None:
+        """What a step of so many sequences and nothing else takes; None before any was seen.
+
+        Between two sizes that were seen it is on the line between them; below the smallest one it
+        is as slow as that, and above the largest slower in proportion.
+        """
+        below = max((n for n in self._decode if n <= decoding), default=None)
+        above = min((n for n in self._decode if n >= decoding), default=None)
+        if below is None:
+            return None if above is None else self._decode[above]
+        if above is None:
+            return self._decode[below] * decoding / below
+        if above == below:
+            return self._decode[below]
+        share = (decoding - below) / (above - below)
+        return self._decode[below] + share * (self._decode[above] - self._decode[below])
 
 
 def _mix(known: float | None, seen: float) -> float:

@@ -43,7 +43,7 @@ def test_what_decoding_costs_is_not_charged_to_the_prompt():
     pace = learnt()
     for _ in range(50):
         pace.observe(8, 100, 0.1 + 100 * 0.001)
-    assert pace.prompt_tokens(8, 512) == pytest.approx(0.15 / 0.001, rel=0.05)
+    assert pace.prompt_tokens(8, 512) == pytest.approx(0.1 / 0.001, rel=0.05)
 
 
 def test_a_step_that_was_held_up_from_outside_changes_little():
@@ -57,4 +57,19 @@ def test_it_follows_a_machine_that_becomes_slower():
     pace = learnt()
     for _ in range(50):
         pace.observe(8, 0, 0.3)
-    assert pace.prompt_tokens(8, 512) == pytest.approx(1.5 * 0.3 / 0.002, rel=0.05)
+    assert pace.prompt_tokens(8, 512) == pytest.approx(0.3 / 0.002, rel=0.05)
+
+
+def test_a_step_of_more_sequences_is_another_step():
+    pace = Pace()
+    pace.observe(1, 0, 0.05)
+    assert pace.decode_seconds(4) == pytest.approx(0.2)
+    pace.observe(9, 0, 0.13)
+    assert [pace.decode_seconds(n) for n in (1, 5, 9, 18)] == pytest.approx(
+        [0.05, 0.09, 0.13, 0.26]
+    )
+
+
+def test_fewer_sequences_than_were_seen_are_as_slow():
+    assert learnt().decode_seconds(2) == 0.1
+    assert Pace().decode_seconds(2) is None
