@@ -23,6 +23,7 @@
         DoesNotFitError         the model needs more memory than there is
         DownloadError           weights could not be fetched or do not match their checksum
         EngineStartError        the engine could not load the model
+        BenchError              a benchmark cannot go on: a server is missing, died or refused
 
 `RequestError` carries the offending parameter; `api.errors` maps this tree to HTTP codes in one
 table. `cli` prints a `StartupError` without a traceback.
@@ -162,3 +163,7 @@ class DownloadError(StartupError):
 
 class EngineStartError(StartupError):
     """The engine could not be started."""
+
+
+class BenchError(StartupError):
+    """A benchmark cannot go on: a server is missing, died, or does not speak OpenAI's API."""

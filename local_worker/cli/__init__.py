@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "serve": "serve a model over an OpenAI-compatible API (no --model: the embedded demo model)",
     "chat": "a quick conversation with a running server",
+    "bench": "measure a server under load, beside a peer in the same run",
     "probe": "show what this machine has and which backend it gets",
     "models": "list, show, pull, verify and remove models",
 }

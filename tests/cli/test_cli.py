@@ -155,3 +155,36 @@ def test_models_for_vllm_that_are_not_here(capsys, tmp_path, monkeypatch):
     assert "models pull gemma-4-26b --engine vllm" in capsys.readouterr().err
     assert main(["models", "rm", "gemma-4-26b", "--engine", "vllm"]) == 0
     assert "0.00 GB freed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give --model to serve one, or --url"),
+        (["--url", "http://127.0.0.1:9", "--model", "demo"], "give --model"),
+        (["--url", "http://127.0.0.1:9", "--pairs", "0"], "--pairs must be at least 1"),
+        (["--url", "http://127.0.0.1:9", "--scenario", "x"], "there is no scenario 'x'"),
+        (["--url", "http://127.0.0.1:9"], "ConnectError"),
+        (["--url", "http://x", "--vs", "llama-server"], "needs --model FILE.gguf"),
+    ],
+)
+def test_a_benchmark_that_cannot_begin_says_why(arguments, words, capsys):
+    assert main(["bench", "serve", *arguments]) == 1
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.llama
+def test_a_benchmark_shows_a_table_and_writes_every_run(demo_server, tmp_path, capsys):
+    path = tmp_path / "runs.json"
+    scenario = tmp_path / "tiny.yaml"
+    scenario.write_text(
+        "{name: tiny, about: it, clients: 2, requests: 2, own_tokens: 5, max_tokens: 3}"
+    )
+    arguments = ["--url", demo_server.url + "/v1", "--vs", demo_server.url, "--pairs", "2"]
+    arguments += ["--scenario", str(scenario), "--json", str(path)]
+    assert main(["bench", "serve", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "tiny: it" in shown
+    assert "ratio to" in shown
+    runs = json.loads(path.read_text())["tiny"]["runs"]
+    assert [len(found) for found in runs.values()] == [2, 2]

@@ -1,0 +1,187 @@
+"""Streams completions from any OpenAI-compatible server, and notes when everything came."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from local_worker.bench.scenario import SAMPLE_WORDS, prompts, sample
+from local_worker.bench.stats import Summary, Timed, summarise
+from local_worker.errors import BenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from local_worker.bench.peers import Target
+    from local_worker.bench.scenario import Scenario
+
+REQUEST_SECONDS = 1800.0
+
+
+async def run(target: Target, scenario: Scenario, seed: int, tokens_per_word: float) -> Summary:
+    """One run of a scenario against one server.
+
+    Raises:
+        BenchError: the server cannot be reached, refuses a request, or streams nothing.
+    """
+    async with _client(target, scenario.clients + 1) as client:
+        texts = prompts(scenario, seed, tokens_per_word)
+        try:
+            return await _Run(client, target.model, scenario, texts).run()
+        except* (httpx.HTTPError, BenchError) as group:
+            raise _as_one(group, target) from None
+
+
+async def tokens_per_word(target: Target) -> float:
+    """How many tokens the server's tokenizer makes of a word of the prompts; warms it up, too.
+
+    Raises:
+        BenchError: the server cannot be reached, or says nothing about usage.
+    """
+    body = {"prompt": sample(), "max_tokens": 1, "model": target.model}
+    async with _client(target, 1) as client:
+        try:
+            response = await client.post("/v1/completions", json=body)
+        except httpx.HTTPError as error:
+            raise _as_one(ExceptionGroup("", [error]), target) from None
+        try:
+            return float(response.json()["usage"]["prompt_tokens"]) / SAMPLE_WORDS
+        except (ValueError, KeyError, TypeError):
+            raise BenchError(
+                f"{target.url} is no OpenAI server, or reports no usage: {response.text[:200]}"
+            ) from None
+
+
+def _client(target: Target, connections: int) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=target.url,
+        timeout=httpx.Timeout(REQUEST_SECONDS, connect=10.0),
+        limits=httpx.Limits(max_connections=connections),
+        headers={"Authorization": f"Bearer {target.api_key}"} if target.api_key else {},
+        trust_env=False,
+    )
+
+
+def _as_one(group: BaseExceptionGroup[Exception], target: Target) -> BenchError:
+    """The first of the errors: the others follow from it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, BenchError):
+        return error
+    return BenchError(f"{target.name} at {target.url}: {type(error).__name__} {error}")
+
+
+class _Run:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        model: str | None,
+        scenario: Scenario,
+        texts: tuple[tuple[str, ...], str | None],
+    ) -> None:
+        self._client = client
+        self._model = model
+        self._scenario = scenario
+        self._prompts, self._long = texts
+        self._done: list[Timed] = []
+        self._streaming = 0
+        self._all_stream = asyncio.Event()
+
+    async def run(self) -> Summary:
+        scenario = self._scenario
+        start = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            long = group.create_task(self._intrude()) if scenario.intruder else None
+            if scenario.rate is None:
+                waiting = iter(self._prompts)
+                for _ in range(scenario.clients):
+                    group.create_task(self._client_loop(waiting))
+            else:
+                await self._arrivals(group, scenario.rate)
+        seconds = max(r.chunks[-1] for r in self._done) - start
+        return summarise(self._done, seconds, scenario.goal, long.result() if long else None)
+
+    async def _client_loop(self, waiting: Iterator[str]) -> None:
+        for prompt in waiting:
+            await self._one(prompt)
+
+    async def _arrivals(self, group: asyncio.TaskGroup, rate: float) -> None:
+        gate = asyncio.Semaphore(self._scenario.clients)
+
+        async def arrive(prompt: str) -> None:
+            async with gate:
+                await self._one(prompt)
+
+        for prompt in self._prompts:
+            group.create_task(arrive(prompt))
+            await asyncio.sleep(1 / rate)
+
+    async def _intrude(self) -> Timed:
+        intruder = self._scenario.intruder
+        assert intruder is not None
+        assert self._long is not None
+        await self._all_stream.wait()
+        await asyncio.sleep(intruder.after)
+        return await self._stream(self._long, intruder.max_tokens)
+
+    async def _one(self, prompt: str) -> None:
+        self._done.append(await self._stream(prompt, self._scenario.max_tokens, counted=True))
+
+    def _one_more_streams(self) -> None:
+        self._streaming += 1
+        if self._streaming == min(self._scenario.clients, self._scenario.requests):
+            self._all_stream.set()
+
+    async def _stream(self, prompt: str, max_tokens: int, *, counted: bool = False) -> Timed:
+        body = {
+            "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True,
+            "stream": True, "stream_options": {"include_usage": True},
+        }  # fmt: skip
+        if self._model is not None:
+            body["model"] = self._model
+        chunks: list[float] = []
+        usage: dict[str, Any] = {}
+        sent = time.perf_counter()
+        async with self._client.stream("POST", "/v1/completions", json=body) as response:
+            if response.status_code != httpx.codes.OK:
+                text = (await response.aread()).decode(errors="replace")[:300]
+                raise BenchError(f"{self._client.base_url} answered {response.status_code}: {text}")
+            async for line in response.aiter_lines():
+                event = _event(line)
+                usage = event.get("usage") or usage
+                if event.get("choices") and event["choices"][0].get("finish_reason") is None:
+                    if counted and not chunks:
+                        self._one_more_streams()
+                    chunks.append(time.perf_counter())
+        if not chunks:
+            raise BenchError(f"{self._client.base_url} streamed no token")
+        details = usage.get("prompt_tokens_details") or {}
+        return Timed(
+            sent,
+            tuple(chunks),
+            usage.get("completion_tokens", max_tokens),
+            usage.get("prompt_tokens", 0),
+            details.get("cached_tokens") or 0,
+        )
+
+
+def _event(line: str) -> dict[str, Any]:
+    """The event in a line of a stream; empty for any other line.
+
+    Raises:
+        BenchError: it is an error, or not what an OpenAI server sends.
+    """
+    if not line.startswith("data: ") or line == "data: [DONE]":
+        return {}
+    try:
+        event = json.loads(line.removeprefix("data: "))
+    except ValueError:
+        raise BenchError(f"not an OpenAI stream: {line[:100]!r}") from None
+    if not isinstance(event, dict) or "error" in event:
+        raise BenchError(f"the stream ended with an error: {line[:300]}")
+    return event

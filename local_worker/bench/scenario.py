@@ -1,0 +1,153 @@
+"""What a benchmark sends: scenarios as YAML, and the prompts that follow from one. Pure."""
+
+from __future__ import annotations
+
+import random
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from local_worker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WORDS = (
+    "river", "stone", "engine", "paper", "window", "garden", "market", "signal", "winter",
+    "bridge", "copper", "lantern", "harbour", "ledger", "orchard", "valley",
+)  # fmt: skip
+
+SPARE = 1.25
+"""Prompts are only about as long as asked."""
+
+LEAST_CELLS = 8192
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Record(BaseModel):
+    """Base of what a scenario file holds: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Goal(Record):
+    """What a request must hold to count as good, in seconds."""
+
+    ttft: Seconds
+    itl: Seconds
+
+
+class Intruder(Record):
+    """One more request that comes while the others stream.
+
+    Attributes:
+        after: seconds after the last of the others has begun to stream.
+        tokens: of its prompt, about.
+        max_tokens: of its answer.
+    """
+
+    after: Seconds
+    tokens: Count
+    max_tokens: Count = 4
+
+
+class Scenario(Record):
+    """A load.
+
+    Attributes:
+        name: for tables.
+        about: a line on what it shows.
+        clients: requests in flight at a time, each client sending its next one when the last one is
+            over; with `rate`, at the most.
+        requests: in total.
+        rate: requests/s that arrive whether or not others are done; None is as fast as clients go.
+        shared_tokens: that all prompts begin with, about.
+        own_tokens: that follow, different in each, about.
+        max_tokens: of each answer; it is always that long.
+        intruder: a long prompt among them.
+        goal: for the goodput.
+    """
+
+    name: str
+    about: str
+    clients: Count
+    requests: Count
+    rate: Annotated[float, Field(gt=0)] | None = None
+    shared_tokens: Annotated[int, Field(ge=0)] = 0
+    own_tokens: Count
+    max_tokens: Count
+    intruder: Intruder | None = None
+    goal: Goal | None = None
+
+    @property
+    def cells(self) -> int:
+        """KV cells that hold all clients' requests at once, nothing shared, with room to spare."""
+        one = self.shared_tokens + self.own_tokens + self.max_tokens
+        long = self.intruder.tokens + self.intruder.max_tokens if self.intruder else 0
+        each = int(SPARE * max(one, long)) + 64
+        return max(LEAST_CELLS, self.clients * each)
+
+
+def load_scenario(name: str) -> Scenario:
+    """A shipped scenario by name, or one from a file.
+
+    Raises:
+        ConfigError: there is none, or it has a key or value that makes no sense.
+    """
+    folder = resources.files("local_worker.bench") / "scenarios"
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        place: str = name
+        try:
+            text = Path(name).read_text()
+        except OSError as error:
+            raise ConfigError(f"the scenario {name} cannot be read: {error.strerror}") from None
+    else:
+        file = folder / f"{name}.yaml"
+        if not file.is_file():
+            known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
+            raise ConfigError(f"there is no scenario {name!r}; there are {', '.join(known)}")
+        place, text = f"{name}.yaml", file.read_text()
+    try:
+        return Scenario.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{place} is not valid YAML: {error}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{place}: {where}: {first['msg'].lower()}") from None
+
+
+SAMPLE_WORDS = 40
+
+
+def sample() -> str:
+    """A text of `SAMPLE_WORDS` words like those of the prompts, to see how many tokens it has."""
+    return " ".join(_words(random.Random(0), SAMPLE_WORDS))  # noqa: S311 - for prompts
+
+
+def prompts(
+    scenario: Scenario, seed: int, tokens_per_word: float
+) -> tuple[tuple[str, ...], str | None]:
+    """The prompts of one run, and the intruder's.
+
+    Another seed gives other prompts, the shared part included: no server can have seen them.
+    """
+    rng = random.Random(seed)  # noqa: S311 - for prompts
+
+    def text(tokens: int) -> str:
+        return " ".join(_words(rng, round(tokens / tokens_per_word) or (1 if tokens else 0)))
+
+    shared = text(scenario.shared_tokens)
+    own = [f"{shared} {text(scenario.own_tokens)}".strip() for _ in range(scenario.requests)]
+    intruder = scenario.intruder
+    return tuple(own), text(intruder.tokens) if intruder else None
+
+
+def _words(rng: random.Random, count: int) -> Iterator[str]:
+    for _ in range(count):
+        yield f"{rng.choice(WORDS)}{rng.randrange(100)}"

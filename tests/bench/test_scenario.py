@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+
+from local_worker.bench.scenario import Intruder, Scenario, load_scenario, prompts, sample
+from local_worker.errors import ConfigError
+
+JOBS = Scenario(
+    name="jobs", about="", clients=2, requests=3, shared_tokens=40, own_tokens=8, max_tokens=5
+)
+
+
+@pytest.mark.parametrize("name", ["stream", "chat", "shared-prefix", "long-prompt"])
+def test_every_shipped_scenario_loads(name):
+    assert load_scenario(name).name == name
+
+
+def test_all_prompts_of_a_run_begin_alike_and_end_differently():
+    texts, long = prompts(JOBS, 1, tokens_per_word=2.0)
+    assert long is None
+    words = [text.split() for text in texts]
+    assert {len(w) for w in words} == {20 + 4}
+    assert len({tuple(w[:20]) for w in words}) == 1
+    assert len({tuple(w[20:]) for w in words}) == 3
+
+
+def test_the_same_seed_gives_the_same_prompts_and_another_one_shares_nothing():
+    first, again, other = (prompts(JOBS, seed, 2.0)[0] for seed in (1, 1, 2))
+    assert first == again
+    assert first[0].split()[:3] != other[0].split()[:3]
+
+
+def test_a_long_prompt_is_as_long_as_asked():
+    scenario = JOBS.model_copy(update={"intruder": Intruder(after=1.0, tokens=1000)})
+    _, long = prompts(scenario, 1, tokens_per_word=4.0)
+    assert long is not None
+    assert len(long.split()) == 250
+
+
+def test_however_long_a_word_is_nothing_is_left_out():
+    texts, _ = prompts(JOBS, 1, tokens_per_word=100.0)
+    assert [len(text.split()) for text in texts] == [2, 2, 2]
+    assert len(sample().split()) == 40
+
+
+def test_cells_hold_all_clients_at_once():
+    assert JOBS.cells == 8192
+    assert JOBS.model_copy(update={"clients": 200}).cells == 200 * (int(1.25 * 53) + 64)
+
+
+GOOD = "{name: x, about: y, clients: 1, requests: 1, own_tokens: 1, max_tokens: 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (GOOD + ", cleints: 3}", "cleints: extra inputs"),
+        (GOOD.replace("clients: 1", "clients: 0") + "}", "clients: input should be greater"),
+        (GOOD + ", rate: -1}", "rate: input should be greater"),
+        (GOOD + ", goal: {ttft: 1.0}}", r"goal\.itl: field required"),
+        ("[", "not valid YAML"),
+        ("just text", "valid dictionary"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_named_with_its_key(tmp_path, text, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_scenario(str(path))
+
+
+def test_a_file_may_stand_anywhere(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD + "}")
+    assert load_scenario(str(path)).name == "x"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_scenario(str(tmp_path / "other.yaml"))
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ConfigError, match="chat, long-prompt, shared-prefix, stream"):
+        load_scenario("nothing")
