@@ -168,6 +168,10 @@ class PrefixCache:
         self._free.append(slot)
         return (Cut(slot),)
 
+    def clear(self) -> tuple[Operation, ...]:
+        """Evicts all that is cached."""
+        return tuple(o for slot in tuple(self._cached) for o in self._evict(slot))
+
     def _evict_contained(self, slot: int) -> tuple[Operation, ...]:
         """Of two cached slots, one of which begins like the other, the longer one lends it all."""
         for other in [other for other in self._cached if other != slot]:

@@ -122,6 +122,10 @@ class Scheduler:
         self._publish(sequence, slot, sequence.num_computed_tokens)
         return self._cache.retire(slot, sequence.num_computed_tokens)
 
+    def clear_cache(self) -> tuple[Operation, ...]:
+        """Gives up what is kept for sequences to come."""
+        return self._cache.clear()
+
     def plan(self, now: float) -> Plan:
         """Admits what fits and decides the next step; without chunks when there is no work."""
         operations = [*self._snapshots(), *self._admit(now)]

@@ -98,6 +98,9 @@ class EngineLoop:
         try:
             logits = self._llama.decode(rows)
         except NoKvRoomError as error:
+            if cached := self._scheduler.clear_cache():
+                self._llama.arrange(cached)
+                return []  # nothing was computed: the next step tries again
             return [self._shed(str(error))]
         self._steps += 1
         seconds = time.monotonic() - start
@@ -154,7 +157,7 @@ class EngineLoop:
             self._ended.append(output)
 
     def _shed(self, reason: str) -> StepOutput:
-        """Cells are reserved, so this is a defect or another tenant: the youngest one yields."""
+        """Cells are reserved and nothing is cached: this is a defect. The youngest one yields."""
         sequence = self._scheduler.running[-1]
         output = sequence.end(FinishReason.ERROR, time.monotonic(), reason)
         self._forget(sequence, keep=False)

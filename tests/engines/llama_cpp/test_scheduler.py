@@ -374,3 +374,12 @@ def test_who_is_in_no_hurry_never_starves():
     s = scheduler(sequence("slow", 5, background=True), sequence("a", 5), seqs=1, budget=32)
     _, chunks = step(s, now=PATIENCE + 1)
     assert [name for name, *_ in chunks] == ["slow"]
+
+
+def test_all_that_is_cached_can_be_given_up():
+    s = scheduler(sequence("a", 10, 1), sequence("b", 10, 9), budget=32)
+    run(s)
+    operations = s.clear_cache()
+    assert [o.length for o in operations] == [0]
+    assert s.cached_cells == 0
+    finish(s)
