@@ -238,7 +238,7 @@ def cache_slots_to_try(shape: Shape, wished: int | None) -> tuple[int, ...]:
         return (wished,)
     if shape.swa_window is None and shape.recurrent is None:
         return (CACHE_SLOTS,)
-    return (CACHE_STATES, 0)
+    return (CACHE_STATES, CACHE_STATES // 2, 0)
 
 
 def sizes_of(
@@ -260,7 +260,8 @@ def sizes_of(
     elements = shape.kv_elements_per_token * cells
     slots = max_num_seqs + cache_slots
     if shape.swa_window is not None:
-        window = shape.swa_window * slots + MICRO_BATCH
+        # A window more for each kept prefix, for what several sequences share.
+        window = shape.swa_window * (slots + cache_slots) + MICRO_BATCH
         padded = -(-window // _CELL_PADDING) * _CELL_PADDING
         elements += shape.swa_elements_per_token * min(cells, padded)
     state = shape.recurrent.bytes_per_sequence if shape.recurrent else 0

@@ -129,7 +129,7 @@ class Turn:
         return True
 
     def _judge(self, token: Token, ends: bool) -> Verdict:
-        if self._machine is None:
+        if self._machine is None or self.follows_grammar:
             return Verdict(True, () if ends else ((Kind.CONTENT, token),))
         return self._machine.end_of_generation() if ends else self._machine.step(token)
 

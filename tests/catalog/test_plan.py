@@ -55,9 +55,9 @@ def test_everything_in_main_memory():
     assert (result.max_model_len, result.context, result.max_num_seqs) == (32_768, 131_072, 8)
     memory = result.memory
     assert memory.weights == 14_439_363_584
-    # 5 full layers for every cell, 25 sliding ones for 8 + 4 windows and a micro-batch.
+    # 5 full layers for every cell, 25 sliding ones for 8 + 2 * 4 windows and a micro-batch.
     assert result.cache_slots == 4
-    assert memory.kv == 131_072 * 20_480 + (12 * 1024 + 512) * 204_800
+    assert memory.kv == 131_072 * 20_480 + (16 * 1024 + 512) * 204_800
     assert memory.recurrent == 0
     assert memory.compute == 4 * 512 * (262_144 + 8 * 2816) + 2 * 512 * 131_072
     assert memory.host == memory.weights + memory.kv + memory.compute + (64 << 20)

@@ -201,3 +201,11 @@ def test_a_tool_call_in_a_thought_cannot_end_it_where_the_answer_has_a_form():
     t.step(4, b"<tool_call>")
     assert not t.follows_grammar
     assert t.closed_by is ClosedBy.NONE
+
+
+def test_an_answer_under_a_grammar_opens_no_thought():
+    t = grammar_turn(budget=5, inside=True)
+    t.step(2, b"</think>")
+    assert t.step(1, b"<think>").accepted
+    assert t.follows_grammar
+    assert t.step(50, b"a").deltas[-1].channel is Channel.CONTENT

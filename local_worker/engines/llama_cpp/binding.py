@@ -101,11 +101,11 @@ class Llama:
         self._model = self._load(config)
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.vocab_size: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.window = self._find_window()
         self._context = self._make_context(config)
         self._memory = lib.llama_get_memory(self._context)
         self._batch = _Batch(config.max_tokens_per_step)
         self._pieces: dict[int, bytes] = {}
-        self.window = self._find_window()
         self.control_ids, self.control_tokens = self._find_control_tokens()
         spellings = sorted(self.control_tokens, key=len, reverse=True)
         # `(?!)` matches nothing: a vocabulary without control tokens has none to find.
@@ -148,8 +148,10 @@ class Llama:
         params = lib.llama_context_default_params()
         params.n_ctx = config.kv_capacity
         params.n_batch = params.n_ubatch = config.max_tokens_per_step
-        # The library wants room for a row of logits of every slot, cached ones too.
-        params.n_seq_max = params.n_outputs_max = config.max_num_seqs + config.cache_slots
+        # The library wants room for a row of logits of every slot, cached ones too. Windowed layers
+        # get a window more for each cached one: see `PrefixCache.longest_share`.
+        slots = config.max_num_seqs + config.cache_slots * (2 if self.window else 1)
+        params.n_seq_max = params.n_outputs_max = slots
         params.n_threads = params.n_threads_batch = config.threads
         params.type_k = params.type_v = _KV_TYPES[config.kv_type]
         params.kv_unified = True

@@ -91,7 +91,24 @@ class PrefixCache:
 
     def find(self, token_ids: Sequence[int], salt: str) -> Match | None:
         """The longest prefix of these tokens that some slot lends."""
-        return self._tree.match(token_ids, salt) if self._room.cache_slots else None
+        match = self._tree.match(token_ids, salt) if self._room.cache_slots else None
+        return match if match is not None and self._may_share(match.slot, match.length) else None
+
+    @property
+    def longest_share(self) -> int | None:
+        """Tokens that slots can share at the most; None is no bound.
+
+        llama.cpp keeps a pool of cells for windowed layers, a window for each slot, and takes a
+        cell back when its window has passed, unless several slots hold it. Copying a slot copies
+        all its cells there, passed ones too, and nothing in its interface takes only those away.
+        So there are more windows than slots, and what is shared must fit the additional ones.
+        """
+        window = self._room.window
+        return window * self._room.cache_slots if window else None
+
+    def _may_share(self, slot: int, length: int) -> bool:
+        bound = self.longest_share
+        return bound is None or self._tree.shared_after(slot, length) <= bound
 
     def free_cells(self, needed: int, *, keep: Match | None) -> tuple[tuple[Operation, ...], int]:
         """Evicts until so many cells are in nobody's hands, or nothing is left to evict.
@@ -104,6 +121,9 @@ class PrefixCache:
             Operations, and the cells that the tree does not hold now.
         """
         operations: list[Operation] = []
+        evictable = self._cached.keys() - ({keep.slot} if keep is not None else set())
+        if self._room.kv_capacity - self.cells + self._tree.held_only_by(evictable) < needed:
+            return (), self._room.kv_capacity - self.cells  # all of it would not be enough
         while (free := self._room.kv_capacity - self.cells) < needed:
             victim = self._victim(keep)
             if victim is None:
@@ -125,13 +145,21 @@ class PrefixCache:
             operations.append(Share(match.slot, slot, match.length))
         return tuple(operations), slot
 
-    def computed(self, slot: int, token_ids: Sequence[int], salt: str) -> bool:
-        """A running slot holds these tokens, too. Returns whether others can find them there."""
-        return bool(self._room.cache_slots) and self._tree.extend(slot, token_ids, salt)
+    def reach(self, slot: int, length: int) -> None:
+        """A running slot has computed so many tokens, known to the tree or not."""
+        if self._room.cache_slots:
+            self._tree.reach(slot, length)
+
+    def publish(self, slot: int, token_ids: Sequence[int], salt: str) -> None:
+        """Lets others find tokens that a slot holds beyond those that they can find already."""
+        if self._room.cache_slots:
+            self._tree.extend(slot, token_ids, salt)
 
     def snapshot(self, slot: int) -> tuple[Operation, ...]:
         """Keeps what a running slot holds now, for when it has gone on."""
         length = self._tree.length(slot)
+        if not self._may_share(slot, length):
+            return ()
         operations: list[Operation] = []
         if len(self._cached) >= self._room.cache_slots:
             victim = self._victim(None)
@@ -153,6 +181,7 @@ class PrefixCache:
         if self._tree.exclusive(slot) > self._room.max_cached_cells:
             return self.discard(slot)  # instead of pushing everything else out first
         operations: list[Operation] = [] if whole else [Cut(slot, length)]
+        self._tree.reach(slot, length)
         self._cached[slot] = None
         if window is None:
             operations += self._evict_contained(slot)

@@ -4,8 +4,8 @@
                                            +-- "Invoice 2 ..."   held by slots 4, 5
 
 In a unified KV buffer a cell belongs to any number of slots, so a prefix that many sequences share
-is there once, and once in this tree: its size is what the buffer really holds. A slot is of a
-running sequence or of a cached one, and both can lend what they have.
+is there once, and once in this tree: its size is what the buffer really holds. Where two slots have
+computed the same tokens each for itself, they lie in the buffer twice, and are two edges here.
 
 Trees are kept apart by salt: what one tenant has computed cannot even be noticed by another.
 """
@@ -37,7 +37,18 @@ class Node:
     token_ids: tuple[int, ...]
     parent: Node | None
     slots: set[int] = field(default_factory=set)
-    children: dict[int, Node] = field(default_factory=dict)
+    children: dict[int, list[Node]] = field(default_factory=dict)
+
+    def adopt(self, child: Node) -> None:
+        """Hangs a child on this node."""
+        self.children.setdefault(child.token_ids[0], []).append(child)
+
+    def disown(self, child: Node) -> None:
+        """Takes it away again."""
+        siblings = self.children[child.token_ids[0]]
+        siblings.remove(child)
+        if not siblings:
+            del self.children[child.token_ids[0]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,7 @@ class PrefixTree:
         self._window = window
         self._roots: dict[str, Node] = {}
         self._held: dict[int, _Held] = {}
+        self._reached: dict[int, int] = {}
         self.size = 0
 
     def length(self, slot: int) -> int:
@@ -92,37 +104,45 @@ class PrefixTree:
         held = self._held.get(slot)
         return held.length if held is not None else 0
 
+    def reach(self, slot: int, length: int) -> None:
+        """The slot's memory has come so far, whether or not the tree knows the tokens."""
+        self._reached[slot] = length
+
     def lends(self, slot: int, length: int) -> bool:
         """Whether a sequence can go on from the first `length` tokens of that slot.
 
         The token after them attends to the last `window` before it, and of those a slot has lost
         the ones that its own next token would not look at any more.
         """
-        have = self.length(slot)
-        return length == have or (length < have and (self._window is None or have < self._window))
+        if length > self.length(slot):
+            return False
+        reached = self._reached[slot]
+        return self._window is None or reached == length or reached < self._window
 
     def match(self, token_ids: Sequence[int], salt: str) -> Match | None:
         """The longest prefix that some slot can lend; None where there is none."""
-        best: Match | None = None
-        for node, depth in self._walk(token_ids, salt):
-            usable = next((slot for slot in node.slots if self.lends(slot, depth)), None)
-            if usable is not None:
-                best = Match(usable, depth)
-        return best
+        best = Match(-1, 0)
+        for node, depth in self._walk(tuple(token_ids), salt):
+            if depth > best.length:
+                usable = next((slot for slot in node.slots if self.lends(slot, depth)), None)
+                if usable is not None:
+                    best = Match(usable, depth)
+        return best if best.length else None
 
-    def _walk(self, token_ids: Sequence[int], salt: str) -> Iterator[tuple[Node, int]]:
+    def _walk(self, token_ids: tuple[int, ...], salt: str) -> Iterator[tuple[Node, int]]:
         """The edges along a sequence, each with the tokens that agree up to its end or the fork."""
-        node, depth = self._roots.get(salt), 0
-        while node is not None and depth < len(token_ids):
-            node = node.children.get(token_ids[depth])
-            if node is None:
-                return
-            stretch = token_ids[depth : depth + len(node.token_ids)]
-            alike = common_length(node.token_ids, tuple(stretch))
-            depth += alike
-            yield node, depth
-            if alike < len(node.token_ids):
-                return
+        root = self._roots.get(salt)
+        todo = [(root, 0)] if root is not None else []
+        while todo:
+            above, depth = todo.pop()
+            if depth == len(token_ids):
+                continue
+            for node in above.children.get(token_ids[depth], ()):
+                stretch = token_ids[depth : depth + len(node.token_ids)]
+                alike = common_length(node.token_ids, stretch)
+                yield node, depth + alike
+                if alike == len(node.token_ids):
+                    todo.append((node, depth + alike))
 
     def share(self, source: int, slot: int, length: int) -> None:
         """A new slot gets the first `length` tokens of another one."""
@@ -131,6 +151,7 @@ class PrefixTree:
         lender = self._held[source]
         node = self._node_at(lender.node, lender.length, length)
         self._held[slot] = _Held(node, length, lender.salt)
+        self._reached[slot] = length
         for above in _path(node):
             above.slots.add(slot)
 
@@ -148,48 +169,38 @@ class PrefixTree:
         """Cuts an edge in two; returns the upper part."""
         parent = node.parent
         assert parent is not None
+        parent.disown(node)
         upper = Node(node.token_ids[:at], parent, set(node.slots))
-        parent.children[upper.token_ids[0]] = upper
         node.token_ids, node.parent = node.token_ids[at:], upper
-        upper.children[node.token_ids[0]] = node
+        parent.adopt(upper)
+        upper.adopt(node)
         return upper
 
-    def extend(self, slot: int, token_ids: Sequence[int], salt: str) -> bool:
-        """The slot has computed these tokens after what it has.
-
-        Returns:
-            False where another slot has computed the same ones: they lie in the buffer twice, and
-            the tree knows them once. The slot's own are then none of the tree's business.
-        """
+    def extend(self, slot: int, token_ids: Sequence[int], salt: str) -> None:
+        """The slot has computed these tokens after what it has."""
         if not token_ids:
-            return True
+            return
         held = self._held.get(slot)
-        node = held.node if held is not None else self._roots.get(salt) or Node((), None)
-        if token_ids[0] in node.children:
-            return False
-        if held is None:
-            self._roots[salt] = node
-        length = held.length if held is not None else 0
-        alone = node.parent is not None and node.slots == {slot} and not node.children
-        if alone:
+        node = held.node if held is not None else self._roots.setdefault(salt, Node((), None))
+        length = (held.length if held is not None else 0) + len(token_ids)
+        if node.slots == {slot} and not node.children:
             node.token_ids += tuple(token_ids)
         else:
             child = Node(tuple(token_ids), node, {slot})
-            node.children[child.token_ids[0]] = child
+            node.adopt(child)
             node = child
-        self._held[slot] = _Held(node, length + len(token_ids), salt)
+        self._held[slot] = _Held(node, length, salt)
+        self._reached[slot] = max(length, self._reached.get(slot, 0))
         self.size += len(token_ids)
-        return True
 
     def drop(self, slot: int) -> None:
         """The slot is free again; cells that nobody else holds are, too."""
+        self._reached.pop(slot, None)
         held = self._held.pop(slot, None)
         if held is None:
             return
         for node in list(_path(held.node)):
-            node.slots.discard(slot)
-            if not node.slots:
-                self._remove(node)
+            self._let_go(node, slot)
         if not self._roots[held.salt].children:  # salts may be as many as tenants
             del self._roots[held.salt]
 
@@ -202,11 +213,18 @@ class PrefixTree:
         while node is not kept:
             above = node.parent
             assert above is not None
-            node.slots.discard(slot)
-            if not node.slots:
-                self._remove(node)
+            self._let_go(node, slot)
             node = above
         self._held[slot] = _Held(kept, length, held.salt)
+        self._reached[slot] = length
+
+    def _let_go(self, node: Node, slot: int) -> None:
+        node.slots.discard(slot)
+        if not node.slots:
+            assert node.parent is not None
+            assert not node.children, "whoever holds a child holds its parent"
+            self.size -= len(node.token_ids)
+            node.parent.disown(node)
 
     def exclusive(self, slot: int) -> int:
         """Cells that dropping this slot would free."""
@@ -219,22 +237,28 @@ class PrefixTree:
         """Cells that none but these slots hold."""
         return sum(len(n.token_ids) for n in self._nodes() if n.slots <= slots)
 
+    def shared_after(self, source: int, length: int) -> int:
+        """Cells that several slots would hold if one more got so much of that one."""
+        held = self._held[source]
+        depth, fresh = held.length, 0
+        for node in _path(held.node):
+            start = depth - len(node.token_ids)
+            if len(node.slots) == 1:
+                fresh += max(0, min(depth, length) - start)
+            depth = start
+        return fresh + sum(len(n.token_ids) for n in self._nodes() if len(n.slots) > 1)
+
     def holders(self, slot: int) -> AbstractSet[int]:
         """The slots that hold all tokens of this one, itself among them."""
         return self._held[slot].node.slots
 
     def _nodes(self) -> Iterator[Node]:
-        nodes = [child for root in self._roots.values() for child in root.children.values()]
+        nodes = list(self._roots.values())
         while nodes:
             node = nodes.pop()
-            yield node
-            nodes += node.children.values()
-
-    def _remove(self, node: Node) -> None:
-        assert node.parent is not None
-        assert not node.children, "whoever holds a child holds its parent"
-        self.size -= len(node.token_ids)
-        del node.parent.children[node.token_ids[0]]
+            if node.parent is not None:
+                yield node
+            nodes += (child for siblings in node.children.values() for child in siblings)
 
 
 def _path(node: Node) -> Iterator[Node]:

@@ -136,16 +136,16 @@ class Scheduler:
         sequence = chunk.sequence
         was_prefilling = sequence.is_prefilling
         sequence.num_computed_tokens += len(chunk.token_ids)
-        if was_prefilling and sequence.slot is not None:
+        assert sequence.slot is not None, "what is computed has a slot"
+        self._cache.reach(sequence.slot, sequence.num_computed_tokens)
+        if was_prefilling:
             done = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
             self._publish(sequence, sequence.slot, done)
 
     def _publish(self, sequence: CachedSequence, slot: int, length: int) -> None:
         """Lets others find the first `length` tokens of a slot."""
-        if sequence.findable:
-            token_ids = sequence.token_ids[self._cache.length(slot) : length]
-            salt = sequence.request.cache_salt
-            sequence.findable = self._cache.computed(slot, token_ids, salt)
+        token_ids = sequence.token_ids[self._cache.length(slot) : length]
+        self._cache.publish(slot, token_ids, sequence.request.cache_salt)
 
     # -- admission ---------------------------------------------------------------------------
 
@@ -204,6 +204,8 @@ class Scheduler:
         for other in self.running:
             length = self._will_lend(other, sequence)
             if length - have >= WORTH_WAITING:
+                if self._loses_its_past(other):
+                    other.checkpoints.add(length)
                 sequence.awaits = other, length
                 return True
         return False
@@ -211,14 +213,12 @@ class Scheduler:
     def _will_lend(self, other: CachedSequence, sequence: CachedSequence) -> int:
         """How much of the prompt a sequence that is still prefilling will be able to lend."""
         same_tree = other.request.cache_salt == sequence.request.cache_salt
-        if not (same_tree and other.is_prefilling and other.findable):
+        if not (same_tree and other.is_prefilling):
             return 0
         length = common_length(sequence.lendable_ids, other.request.prompt_token_ids)
-        if length <= other.num_computed_tokens:
-            return 0
-        if self._loses_its_past(other):
-            other.checkpoints.add(length)
-        return length
+        bound = self._cache.longest_share
+        beyond = bound is not None and length > bound
+        return 0 if length <= other.num_computed_tokens or beyond else length
 
     # -- what to keep ------------------------------------------------------------------------
 

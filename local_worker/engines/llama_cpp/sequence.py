@@ -22,8 +22,6 @@ class CachedSequence(Sequence):
         slot: its place in the KV buffer while it is running.
         num_computed_tokens: how many of `token_ids` lie in the KV buffer.
         checkpoints: lengths at which a chunk has to end, so that the state there can be kept.
-        findable: whether the tree knows what it computes: not where another slot has computed the
-            same, too.
         awaits: a running sequence that will hold more of its prompt soon, and how much.
     """
 
@@ -34,7 +32,6 @@ class CachedSequence(Sequence):
         self.slot: int | None = None
         self.num_computed_tokens = 0
         self.checkpoints = set(checkpoints)
-        self.findable = True
         self.awaits: tuple[CachedSequence, int] | None = None
 
     @property

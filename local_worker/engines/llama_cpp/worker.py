@@ -93,7 +93,7 @@ class EngineLoop:
         if not chunks:
             return []
         rows = [row for chunk in chunks for row in _rows(chunk)]
-        prompts = [len(c.token_ids) for c in chunks if c.sequence.is_prefilling]
+        decoding = sum(not chunk.sequence.is_prefilling for chunk in chunks)
         start = time.monotonic()
         try:
             logits = self._llama.decode(rows)
@@ -104,7 +104,7 @@ class EngineLoop:
             return [self._shed(str(error))]
         self._steps += 1
         seconds = time.monotonic() - start
-        self._scheduler.pace.observe(len(chunks) - len(prompts), sum(prompts), seconds)
+        self._scheduler.pace.observe(decoding, len(rows) - decoding, seconds)
         return self._apply(chunks, logits)
 
     def _drain(self) -> None:

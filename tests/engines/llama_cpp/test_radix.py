@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ def put(tree, slot, text, salt=""):
     if match is not None:
         tree.share(match.slot, slot, match.length)
     rest = ids[match.length :] if match is not None else ids
-    return tree.extend(slot, rest, salt)
+    tree.extend(slot, rest, salt)
 
 
 def match(tree, text, salt=""):
@@ -80,19 +82,22 @@ def test_trimming_keeps_the_beginning():
 
 def test_a_running_slot_grows_at_its_end():
     tree = tree_of("abc")
-    assert tree.extend(0, list(map(ord, "def")), "")
+    tree.extend(0, list(map(ord, "def")), "")
     assert match(tree, "abcdef") == Match(0, 6)
     tree.share(0, 1, 6)
-    assert tree.extend(0, [1], "")
-    assert tree.extend(1, [2], "")
+    tree.extend(0, [1], "")
+    tree.extend(1, [2], "")
     assert tree.size == 8
 
 
-def test_the_same_tokens_computed_twice_are_known_once():
+def test_the_same_tokens_computed_twice_are_there_twice():
     tree = tree_of("abc")
-    assert not tree.extend(1, list(map(ord, "abd")), "")
-    assert tree.length(1) == 0
-    assert tree.size == 3
+    tree.extend(1, list(map(ord, "abd")), "")
+    assert (tree.length(1), tree.size) == (3, 6)
+    assert match(tree, "abdx") == Match(1, 3)
+    assert match(tree, "abcx") == Match(0, 3)
+    tree.drop(0)
+    assert (tree.size, match(tree, "abcx")) == (3, Match(1, 2))
 
 
 def test_tenants_cannot_notice_each_other():
@@ -121,31 +126,54 @@ def test_a_recurrent_state_lends_only_the_whole():
     assert match(tree, "abcdefg") == Match(1, 6)
 
 
+def test_a_state_that_has_gone_on_is_not_lent_whatever_the_tree_knows():
+    """While a sequence decodes, the tree knows its prompt only."""
+    for window in (RECURRENT, 4):
+        tree = tree_of("abcdef", window=window)
+        tree.reach(0, 9)
+        assert match(tree, "abcdefgh") is None
+    assert match(tree_of("abcdef"), "abcdefgh") == Match(0, 6)
+
+
+def test_what_several_slots_would_hold():
+    tree = tree_of("abcdef", "abcxyz")
+    assert tree.shared_after(0, 3) == 3
+    assert tree.shared_after(0, 5) == 5
+    assert tree.shared_after(1, 6) == 6
+
+
 WORDS = st.text("ab", min_size=1, max_size=12)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), WORDS, st.sampled_from("xy"), st.integers(0, 3))))
-def test_it_agrees_with_a_list_of_texts(steps):
-    """Against the plain thing: a dictionary from slot to text."""
-    tree, texts = PrefixTree(), dict[int, tuple[str, str]]()
+def test_it_agrees_with_cells(steps):
+    """Against the plain thing: for each slot its text, and the cell of each token."""
+    tree, texts, cells = PrefixTree(), dict[int, tuple[str, str]](), dict[int, list[int]]()
+    fresh = itertools.count()
     for slot, text, salt, action in steps:
-        if slot in texts and action == 0:
+        if slot not in texts:
+            found = match(tree, text, salt)
+            shared = cells[found.slot][: found.length] if found else []
+            put(tree, slot, text, salt)
+            texts[slot] = (text, salt)
+            cells[slot] = shared + [next(fresh) for _ in text[len(shared) :]]
+        elif action == 0:
             tree.drop(slot)
-            del texts[slot]
-        elif slot in texts and action == 1:
+            del texts[slot], cells[slot]
+        elif action == 1:
             have, own = texts[slot]
-            if tree.extend(slot, list(map(ord, text)), own):
-                texts[slot] = (have + text, own)
-        elif slot in texts and action == 2:
+            tree.extend(slot, list(map(ord, text)), own)
+            texts[slot] = (have + text, own)
+            cells[slot] = cells[slot] + [next(fresh) for _ in text]
+        elif action == 2:
             have, own = texts[slot]
             length = max(1, len(have) // 2)
             tree.trim(slot, length)
-            texts[slot] = (have[:length], own)
-        elif slot not in texts:
-            assert put(tree, slot, text, salt)
-            texts[slot] = (text, salt)
-        prefixes = {(own, have[: n + 1]) for have, own in texts.values() for n in range(len(have))}
-        assert tree.size == len(prefixes)
+            texts[slot], cells[slot] = (have[:length], own), cells[slot][:length]
+        every = [cell for held in cells.values() for cell in held]
+        assert tree.size == len(set(every))
+        for one, held in cells.items():
+            assert tree.exclusive(one) == sum(every.count(cell) == 1 for cell in held)
         for query in ("abab", "b" * 12, text):
             lengths = [common_length(query, have) for have, own in texts.values() if own == salt]
             found = match(tree, query, salt)

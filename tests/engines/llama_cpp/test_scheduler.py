@@ -283,14 +283,26 @@ def test_borders_are_where_texts_end():
 
 
 class Buffer:
-    """What a unified KV buffer would hold: cells of a token each, with the slots that share it."""
+    """What a unified KV buffer would hold: cells of a token each, with the slots that share it.
 
-    def __init__(self):
+    A windowed or recurrent memory stands where its slot was computed to, and only there.
+    """
+
+    def __init__(self, window):
         self.cells = {}
+        self.reached = {}
+        self._window = window
         self._ids = itertools.count()
 
     def arrange(self, operations):
         for o in operations:
+            if isinstance(o, Share):
+                stands = self.reached[o.source]
+                assert self._window is None or stands == o.length or stands < self._window
+                self.reached[o.slot] = o.length
+            else:
+                assert o.length == 0 or self._window is None or self.reached[o.slot] < self._window
+                self.reached[o.slot] = o.length
             for key, (position, slots) in list(self.cells.items()):
                 if isinstance(o, Share) and o.source in slots and position < o.length:
                     slots.add(o.slot)
@@ -300,30 +312,42 @@ class Buffer:
                         del self.cells[key]
 
     def compute(self, slot, start, count):
+        self.reached[slot] = start + count
         for position in range(start, start + count):
             self.cells[next(self._ids)] = (position, {slot})
 
     def positions(self, slot):
         return sorted(position for position, slots in self.cells.values() if slot in slots)
 
+    def shared(self):
+        return sum(len(slots) > 1 for _, slots in self.cells.values())
 
-@pytest.mark.parametrize("seed", range(30))
-def test_whatever_comes_the_buffer_never_overflows_and_nothing_is_missing(seed):
+
+def any_prompt(rng, name, seen, window):
+    """New, or like one that was there before, or the next turn of it."""
+    old = rng.choice(seen) if seen and rng.random() < 0.6 else ()
+    kept = old[: rng.choice([len(old), rng.randint(0, len(old))])]
+    s = sequence(
+        name, rng.randint(0 if kept else 1, 40), rng.randint(1, 40), shares=kept[:60],
+        salt=rng.choice(["", "", "x"]),
+        checkpoints=(7,) if window is not None and rng.random() < 0.5 else (),
+    )  # fmt: skip
+    seen.append(s.request.prompt_token_ids)
+    return s
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_comes_nothing_is_missing_and_nothing_overflows(seed):
     rng = random.Random(seed)
-    window = rng.choice([None, None, 24, RECURRENT])
-    s = scheduler(cells=160, seqs=4, slots=rng.choice([0, 1, 5]), budget=32, window=window)
-    buffer, prefixes = Buffer(), [SYSTEM[: rng.randint(1, 40)] for _ in range(3)]
-    prefixes += [tuple(range(5)), ()]
-    pending = 40
+    window, slots = rng.choice([None, 24, RECURRENT]), rng.choice([0, 1, 5])
+    s = scheduler(cells=160, seqs=4, slots=slots, budget=32, window=window)
+    buffer, seen, pending, steps = Buffer(window), [SYSTEM], 60, 0
     while pending or s.has_work:
-        for _ in range(rng.randint(0, 3) if pending else 0):
-            pending -= pending > 0
-            prompt = sequence(
-                str(pending), rng.randint(1, 40), rng.randint(1, 40), shares=rng.choice(prefixes),
-                salt=rng.choice(["", "", "x"]),
-                checkpoints=(7,) if window is not None and rng.random() < 0.5 else (),
-            )  # fmt: skip
-            s.add(prompt)
+        for _ in range(min(pending, rng.randint(0, 3))):
+            pending -= 1
+            s.add(any_prompt(rng, str(pending), seen, window))
+        steps += 1
+        assert steps < 20_000, "somebody waits for ever"
         plan = s.plan(0.0)
         buffer.arrange(plan.operations)
         for chunk in plan.chunks:
@@ -332,6 +356,7 @@ def test_whatever_comes_the_buffer_never_overflows_and_nothing_is_missing(seed):
             buffer.compute(slot, chunk.start, len(chunk.token_ids))
             s.computed(chunk)
         assert len(buffer.cells) <= 160
+        assert not window or buffer.shared() <= window * slots
         for chunk in plan.chunks:
             if chunk.samples:
                 chunk.sequence.take(rng.randint(0, 3), b"x", ends=False, logprob=None, now=0.0)
@@ -383,3 +408,47 @@ def test_all_that_is_cached_can_be_given_up():
     assert [o.length for o in operations] == [0]
     assert s.cached_cells == 0
     finish(s)
+
+
+def test_a_few_tokens_in_common_are_no_reason_to_stop_for():
+    s = scheduler(
+        sequence("a", 30, 3, shares=SYSTEM[:3]), sequence("b", 30, 3, shares=SYSTEM[:3]),
+        budget=64, cells=200, window=RECURRENT,
+    )  # fmt: skip
+    assert [count for _, _, count, _ in run(s)] == [33, 31]
+    assert s.cached_cells == 0
+
+
+def test_a_prompt_that_only_begins_like_a_cached_one_is_cached_as_well():
+    s = scheduler(budget=64, cells=200, window=RECURRENT)
+    for name in "ab":
+        s.add(sequence(name, 20, 1, shares=SYSTEM[:3]))
+        finish(s)
+    again = sequence(
+        "c", 5, 1, shares=s._cache._tree._held[s._cache.cached_slots[-1]].node.token_ids
+    )
+    s.add(again)
+    run(s)
+    assert again.num_cached_tokens == 23
+
+
+def test_what_running_ones_hold_is_not_evicted_in_vain():
+    s = scheduler(sequence("a", 20, 1), budget=64, cells=100)
+    finish(s)
+    s.add(sequence("big", 10, 60))
+    s.add(sequence("next", 10, 60))
+    run(s)
+    assert [w.request.request_id for w in s.waiting] == ["next"]
+    assert s.cached_cells == 20
+
+
+def test_more_than_the_pool_of_windows_holds_is_not_shared():
+    s = scheduler(
+        sequence("a", 8, 3, shares=SYSTEM), sequence("b", 8, 3, shares=SYSTEM),
+        budget=64, cells=200, window=16, slots=2,
+    )  # fmt: skip
+    finish(s)
+    c = sequence("c", 8, 3, shares=SYSTEM)
+    s.add(c)
+    run(s)
+    assert c.num_cached_tokens == 0
