@@ -60,7 +60,8 @@ def _client(target: Target, connections: int) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         base_url=target.url,
         timeout=httpx.Timeout(REQUEST_SECONDS, connect=10.0),
-        limits=httpx.Limits(max_connections=connections),
+        # A connection for each request: servers close idle ones when they like.
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=0),
         headers={"Authorization": f"Bearer {target.api_key}"} if target.api_key else {},
         trust_env=False,
     )

@@ -43,6 +43,7 @@ class LlamaPlan:
         context: KV cells in total, shared by all sequences.
         max_model_len: tokens that one request may use.
         cache_slots: prefixes kept beside the sequences.
+        cheap_cells: cells that those may hold without slowing every step down noticeably.
         n_cpu_moe: layers whose routed experts stay in main memory.
         threads: for decoding, as given by the caller.
         predicted_tokens_per_s: of one sequence, if reading memory were the only cost; None where
@@ -58,6 +59,7 @@ class LlamaPlan:
     kv_type: KvType
     max_num_seqs: int
     cache_slots: int
+    cheap_cells: int
     n_gpu_layers: int
     n_cpu_moe: int
     load_mode: LoadMode

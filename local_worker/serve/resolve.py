@@ -207,6 +207,7 @@ def _config(path: Path, chosen: LlamaPlan, overrides: Overrides) -> LlamaConfig:
         max_model_len=chosen.max_model_len,
         max_num_seqs=chosen.max_num_seqs,
         cache_slots=chosen.cache_slots,
+        cheap_cells=chosen.cheap_cells,
         max_tokens_per_step=overrides.max_tokens_per_step
         or max(MIN_TOKENS_PER_STEP, chosen.max_num_seqs),
         target_itl=overrides.target_itl,

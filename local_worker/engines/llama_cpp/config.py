@@ -15,6 +15,7 @@ class LlamaConfig:
         max_model_len: prompt and output of one request at the most.
         max_num_seqs: sequences alive at a time.
         cache_slots: prefixes kept beside them; 0 keeps none.
+        cheap_cells: that those may hold without slowing every step down noticeably.
         max_tokens_per_step: rows of one batch at the most.
         target_itl: seconds between a stream's tokens that prompts beside it should not exceed;
             None is a multiple of the measured decode step, 0 sets no limit.
@@ -30,6 +31,7 @@ class LlamaConfig:
     max_model_len: int
     max_num_seqs: int
     cache_slots: int = 16
+    cheap_cells: int = 1024
     max_tokens_per_step: int = 512
     target_itl: float | None = None
     threads: int = 1

@@ -4,7 +4,8 @@ FREE -> RUNNING -> CACHED -> FREE      RUNNING -> FREE      FREE -> CACHED (a sn
 
 A finished sequence's slot stays as it is and lends what it holds, until its cells or the slot
 itself are needed: least recently used first. Every cell in use makes every step a little slower,
-used by it or not, so the cache has a limit of its own, too.
+used by it or not, so the cache has limits of its own: what costs little may stay, and beside it the
+newest one if it is not too large, since a conversation is likely to go on from there.
 
 Nothing is done here: every change of slots is returned as operations, to be carried out on the
 buffer in that order, before the next batch is computed.
@@ -51,7 +52,8 @@ class Room:
         max_num_seqs: sequences that run at a time.
         cache_slots: slots beyond those; without any, nothing is cached.
         kv_capacity: cells.
-        max_cached_cells: that cached slots may hold beside what running ones use.
+        max_cached_cells: that the newest cached slot may hold beside what running ones use.
+        cheap_cells: that all cached slots together may hold.
         window: see `PrefixTree`.
     """
 
@@ -59,6 +61,7 @@ class Room:
     cache_slots: int
     kv_capacity: int
     max_cached_cells: int
+    cheap_cells: int
     window: int | None = None
 
 
@@ -186,7 +189,7 @@ class PrefixCache:
         if window is None:
             operations += self._evict_contained(slot)
         while len(self._cached) > self._room.cache_slots or (
-            self.cached_cells() > self._room.max_cached_cells
+            len(self._cached) > 1 and self.cached_cells() > self._room.cheap_cells
         ):
             operations += self._evict(next(iter(self._cached)))
         return tuple(operations)

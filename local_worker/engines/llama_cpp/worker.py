@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 CACHED_SHARE = 0.25
-"""Of the KV cells, that finished sequences may hold on to."""
+"""Of the KV cells, that finished sequences may hold on to at the most."""
 
 LIMITS = (
     ("structured_outputs", "answers of a given form come with the vLLM engine (--engine vllm)"),
@@ -270,6 +270,7 @@ def main() -> None:
         cache_slots=config.cache_slots,
         kv_capacity=llama.kv_capacity,
         max_cached_cells=int(llama.kv_capacity * CACHED_SHARE),
+        cheap_cells=min(config.cheap_cells, int(llama.kv_capacity * CACHED_SHARE)),
         window=llama.window,
     )
     scheduler = Scheduler(room, config.max_tokens_per_step, config.target_itl)

@@ -26,8 +26,19 @@ def sequence(
     return CachedSequence(request, 0.0, checkpoints)
 
 
-def scheduler(*sequences, seqs=4, cells=100, budget=16, slots=4, window=None, target_itl=0.0):
-    s = Scheduler(Room(seqs, slots, cells, cells // 2, window), budget, target_itl)
+def scheduler(
+    *sequences,
+    seqs=4,
+    cells=100,
+    budget=16,
+    slots=4,
+    window=None,
+    target_itl=0.0,
+    cheap=None,
+):
+    s = Scheduler(
+        Room(seqs, slots, cells, cells // 2, cheap or cells // 2, window), budget, target_itl
+    )
     for one in sequences:
         s.add(one)
     return s
@@ -132,7 +143,7 @@ def test_a_long_forced_stretch_leaves_everybody_a_token():
 
 def test_a_step_has_room_for_every_sequence():
     with pytest.raises(ValueError, match="one token"):
-        Scheduler(Room(8, 0, 100, 0), 4)
+        Scheduler(Room(8, 0, 100, 0, 0), 4)
 
 
 def test_a_prompt_that_begins_like_a_finished_one_computes_the_rest():
@@ -452,3 +463,29 @@ def test_more_than_the_pool_of_windows_holds_is_not_shared():
     s.add(c)
     run(s)
     assert c.num_cached_tokens == 0
+
+
+def test_what_costs_little_stays_and_the_newest_one_beside_it():
+    s = scheduler(budget=64, cells=200, cheap=30)
+    for name in "abc":
+        s.add(sequence(name, 12, 1))
+        finish(s)
+    assert s.cached_cells == 24
+    s.add(sequence("conversation", 60, 1))
+    finish(s)
+    assert s.cached_cells == 60
+    s.add(sequence("d", 12, 1))
+    finish(s)
+    assert s.cached_cells == 12
+
+
+def test_a_shared_prefix_outlives_the_jobs_that_share_it():
+    s = scheduler(budget=64, cells=200, cheap=60)
+    for name in "abcdef":
+        s.add(sequence(name, 12, 1, shares=SYSTEM))
+        finish(s)
+    assert s.cached_cells == len(SYSTEM) + 12
+    last = sequence("g", 12, 1, shares=SYSTEM)
+    s.add(last)
+    finish(s)
+    assert last.num_cached_tokens == len(SYSTEM)
