@@ -158,20 +158,8 @@ def _gemma4_networks(block: str, h: Hyper) -> Iterator[Tensor]:
     yield Tensor(f"{block}.ffn_down_exps.scale", Role.CONSTANT, (count,))
 
 
-def qwen3moe(h: Hyper, vocab: int) -> Iterator[Tensor]:
-    """Qwen3 with experts."""
-    yield from ends(h, vocab)
-    for block in _blocks(h):
-        yield norm(f"{block}.attn_norm", h["embedding_length"])
-        yield from attention(block, h)
-        yield norm(f"{block}.attn_q_norm", h["attention.key_length"])
-        yield norm(f"{block}.attn_k_norm", h["attention.key_length"])
-        yield norm(f"{block}.ffn_norm", h["embedding_length"])
-        yield from experts(block, h)
-
-
 def qwen3(h: Hyper, vocab: int) -> Iterator[Tensor]:
-    """Qwen3, dense."""
+    """Qwen3, dense or with experts."""
     yield from ends(h, vocab)
     for block in _blocks(h):
         yield norm(f"{block}.attn_norm", h["embedding_length"])
@@ -179,7 +167,10 @@ def qwen3(h: Hyper, vocab: int) -> Iterator[Tensor]:
         yield norm(f"{block}.attn_q_norm", h["attention.key_length"])
         yield norm(f"{block}.attn_k_norm", h["attention.key_length"])
         yield norm(f"{block}.ffn_norm", h["embedding_length"])
-        yield from dense(block, h["embedding_length"], h["feed_forward_length"])
+        if "expert_count" in h:
+            yield from experts(block, h)
+        else:
+            yield from dense(block, h["embedding_length"], h["feed_forward_length"])
 
 
 def mistral3(h: Hyper, vocab: int) -> Iterator[Tensor]:
@@ -234,7 +225,7 @@ def _blocks(h: Hyper) -> list[str]:
 TENSORS: Mapping[str, Callable[[Hyper, int], Iterator[Tensor]]] = {
     "gemma4": gemma4,
     "qwen3": qwen3,
-    "qwen3moe": qwen3moe,
+    "qwen3moe": qwen3,
     "qwen35": qwen35,
     "qwen35moe": qwen35,
     "mistral3": mistral3,

@@ -14,12 +14,6 @@ if TYPE_CHECKING:
 MAX_SOURCE_CHARACTERS = 256 << 10
 """Of one schema, expression, list of choices or grammar."""
 
-GRAMMAR_FIELDS = (
-    "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice",
-    "guided_grammar", "json_schema", "grammar",
-)  # fmt: skip
-"""Request fields that ask for one: OpenAI's, vLLM's new and old ones, llama-server's."""
-
 
 def asked_grammar(body: GenerationBody) -> Grammar | None:
     """What the answer must look like; None where the request leaves that to the model.

@@ -10,7 +10,6 @@ from local_worker.api import translate
 from local_worker.api.choices import collect
 from local_worker.api.events import EventStream, unless_gone
 from local_worker.api.grammar import asked_grammar
-from local_worker.errors import InvalidParameterError
 from local_worker.types import GenerationRequest
 
 if TYPE_CHECKING:
@@ -74,9 +73,7 @@ async def checked_grammar(state: ApiState, body: GenerationBody) -> Grammar | No
         return None
     obstacle = dict(state.model.limits).get("structured_outputs")
     if obstacle is not None:
-        raise InvalidParameterError(
-            f"{grammar.field!r} cannot be served: {obstacle}", param=grammar.field
-        )
+        raise translate.not_served(grammar.field, obstacle)
     await state.engine.check(grammar)
     return grammar
 

@@ -346,7 +346,12 @@ def check_limits(body: GenerationBody, limits: tuple[tuple[str, str], ...]) -> N
     """Raises `InvalidParameterError` for a field that this engine cannot serve."""
     for field, reason in limits:
         if getattr(body, field):  # 0 and nothing ask for nothing
-            raise InvalidParameterError(f"{field!r} cannot be served: {reason}", param=field)
+            raise not_served(field, reason)
+
+
+def not_served(field: str, reason: str) -> InvalidParameterError:
+    """What is said of a field that this engine cannot serve."""
+    return InvalidParameterError(f"{field!r} cannot be served: {reason}", param=field)
 
 
 def check_min_tokens(body: GenerationBody, max_tokens: int) -> None:

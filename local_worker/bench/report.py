@@ -16,23 +16,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A column: what it is called, which field it shows, and whether more of it is better."""
+    """A column: what it is called, which field it shows, and in which unit."""
 
     title: str
     field: str
-    more_is_better: bool
     in_milliseconds: bool
 
 
 FIGURES = (
-    Figure("tokens/s", "tokens_per_s", True, False),
-    Figure("TTFT p50, ms", "ttft_p50", False, True),
-    Figure("TTFT p99", "ttft_p99", False, True),
-    Figure("ITL p50", "itl_p50", False, True),
-    Figure("ITL p99", "itl_p99", False, True),
-    Figure("E2E p50", "e2e_p50", False, True),
-    Figure("goodput/s", "goodput", True, False),
-    Figure("ITL p99 beside the long prompt", "beside", False, True),
+    Figure("tokens/s", "tokens_per_s", False),
+    Figure("TTFT p50, ms", "ttft_p50", True),
+    Figure("TTFT p99", "ttft_p99", True),
+    Figure("ITL p50", "itl_p50", True),
+    Figure("ITL p99", "itl_p99", True),
+    Figure("E2E p50", "e2e_p50", True),
+    Figure("goodput/s", "goodput", False),
+    Figure("ITL p99 beside the long prompt", "beside", True),
 )
 
 Runs = dict[str, list[Summary]]

@@ -8,7 +8,7 @@ import random
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +21,7 @@ from local_worker.errors import BenchError, ConfigError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from local_worker.bench.peers import Started, Target
     from local_worker.bench.scenario import Scenario
@@ -59,12 +60,11 @@ def run(options: argparse.Namespace) -> int:
     if (options.url is None) == (options.model is None):
         raise ConfigError("give --model to serve one, or --url of a server that runs already")
     console = Console(width=None if sys.stdout.isatty() else 200)
-    results: dict[str, object] = {}
+    found: dict[str, Any] = {}
     with ExitStack() as stack:
         for scenario in scenarios:
             started, targets = _servers(options, scenario, stack)
             runs: report.Runs = {target.name: [] for target in targets}
-            results[scenario.name] = runs
             try:
                 asyncio.run(_measure(options, scenario, targets, runs))
             except BenchError:
@@ -73,7 +73,8 @@ def run(options: argparse.Namespace) -> int:
                 raise
             finally:
                 _show(console, scenario, runs)
-                _write(options.json, scenarios, results)
+                found[scenario.name] = report.as_json(scenario, runs)
+                _write(options.json, found)
             stack.close()  # the next scenario may want other numbers of slots
     return 0
 
@@ -81,36 +82,43 @@ def run(options: argparse.Namespace) -> int:
 def _servers(
     options: argparse.Namespace, scenario: Scenario, stack: ExitStack
 ) -> tuple[list[Started], list[Target]]:
-    """Starts what has to be started; ours is the first one."""
+    """Starts what has to be started, and ends it with the stack; ours is the first target."""
     started: list[Started] = []
     targets: list[Target] = []
+
+    def start(server: Started) -> None:
+        stack.callback(server.stop)
+        started.append(server)
+        targets.append(server.target)
+
     if options.url is not None:
-        url = options.url.rstrip("/").removesuffix("/v1")
-        targets.append(peers.Target("server", url, api_key=options.api_key))
+        targets.append(peers.Target("server", _base(options.url), api_key=options.api_key))
     else:
         arguments = [f"--context={options.context}", f"--max-num-seqs={max(8, scenario.clients)}"]
-        started.append(peers.local_worker(options.model, [*arguments, *options.serve_arg]))
+        start(peers.local_worker(options.model, [*arguments, *options.serve_arg]))
     for peer in options.vs:
         if peer == LLAMA_SERVER:
-            started += _llama_servers(options, scenario)
+            for server in _llama_servers(options, scenario):
+                start(server)
         else:
-            targets.append(peers.Target(peer, peer.rstrip("/").removesuffix("/v1")))
-    for server in started:
-        stack.callback(server.stop)
+            targets.append(peers.Target(peer, _base(peer)))
     for server in started:
         server.wait()
-    own = [server.target for server in started]
-    return started, [*targets[:1], *own, *targets[1:]] if options.url else [*own, *targets]
+    return started, targets
 
 
-def _llama_servers(options: argparse.Namespace, scenario: Scenario) -> list[Started]:
+def _base(url: str) -> str:
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def _llama_servers(options: argparse.Namespace, scenario: Scenario) -> Iterator[Started]:
     if options.model is None or not Path(options.model).is_file():
         raise ConfigError("--vs llama-server needs --model FILE.gguf, which both are to serve")
     counts = (None,) if scenario.clients <= 1 else (None, scenario.clients)
-    return [
-        peers.llama_server(options.llama_server, options.model, slots=slots, cells=scenario.cells)
-        for slots in counts
-    ]
+    for slots in counts:
+        yield peers.llama_server(
+            options.llama_server, options.model, slots=slots, cells=scenario.cells
+        )
 
 
 async def _measure(
@@ -139,14 +147,9 @@ def _show(console: Console, scenario: Scenario, runs: report.Runs) -> None:
     console.print(shown)
 
 
-def _write(path: Path | None, scenarios: list[Scenario], results: dict[str, object]) -> None:
+def _write(path: Path | None, found: dict[str, Any]) -> None:
     if path is None:
         return
-    found = {
-        scenario.name: report.as_json(scenario, results[scenario.name])  # type: ignore[arg-type]
-        for scenario in scenarios
-        if scenario.name in results
-    }
     try:
         path.write_text(json.dumps(found, indent=1) + "\n")
     except OSError as error:

@@ -123,24 +123,25 @@ class PrefixCache:
         Returns:
             Operations, and the cells that the tree does not hold now.
         """
+        free = self._room.kv_capacity - self.cells
+        if free >= needed:
+            return (), free
+        evictable = self._evictable(keep)
+        if free + self._tree.held_only_by(set(evictable)) < needed:
+            return (), free  # all of it would not be enough
         operations: list[Operation] = []
-        evictable = self._cached.keys() - ({keep.slot} if keep is not None else set())
-        if self._room.kv_capacity - self.cells + self._tree.held_only_by(evictable) < needed:
-            return (), self._room.kv_capacity - self.cells  # all of it would not be enough
-        while (free := self._room.kv_capacity - self.cells) < needed:
-            victim = self._victim(keep)
-            if victim is None:
-                break
-            operations += self._evict(victim)
+        while free < needed:
+            operations += self._evict(evictable.pop(0))
+            free = self._room.kv_capacity - self.cells
         return tuple(operations), free
 
     def take(self, match: Match | None) -> tuple[tuple[Operation, ...], int]:
         """A slot for a new sequence, with the match in it. Returns operations and the slot."""
         operations: list[Operation] = []
         if not self._free:
-            victim = self._victim(match)
-            assert victim is not None, "more sequences run than there are slots for"
-            operations += self._evict(victim)
+            evictable = self._evictable(match)
+            assert evictable, "more sequences run than there are slots for"
+            operations += self._evict(evictable[0])
         slot = self._free.pop()
         if match is not None:
             self._touch(match.slot)
@@ -165,10 +166,9 @@ class PrefixCache:
             return ()
         operations: list[Operation] = []
         if len(self._cached) >= self._room.cache_slots:
-            victim = self._victim(None)
-            if victim is None:
+            if not self._cached:
                 return ()
-            operations += self._evict(victim)
+            operations += self._evict(next(iter(self._cached)))
         copy = self._free.pop()
         self._tree.share(slot, copy, length)
         self._cached[copy] = None
@@ -213,9 +213,10 @@ class PrefixCache:
         shorter = [s for s in self._cached if s != slot and slot in self._tree.holders(s)]
         return tuple(operation for s in shorter for operation in self._evict(s))
 
-    def _victim(self, keep: Match | None) -> int | None:
+    def _evictable(self, keep: Match | None) -> list[int]:
+        """Cached slots but the one to keep, the least recently used one first."""
         kept = keep.slot if keep is not None else None
-        return next((slot for slot in self._cached if slot != kept), None)
+        return [slot for slot in self._cached if slot != kept]
 
     def _evict(self, slot: int) -> tuple[Operation, ...]:
         del self._cached[slot]

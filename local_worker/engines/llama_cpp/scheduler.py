@@ -153,6 +153,8 @@ class Scheduler:
         for sequence in self._by_rank(now):
             if len(self.running) == self._room.max_num_seqs:
                 return
+            if _still_awaits(sequence):
+                continue
             match = self._cache.find(sequence.lendable_ids, sequence.request.cache_salt)
             if self._better_waits(sequence, match):
                 continue
@@ -195,11 +197,6 @@ class Scheduler:
         """Whether a running sequence will soon hold more of this one's prompt."""
         if not self._room.cache_slots:
             return False
-        if sequence.awaits is not None:
-            other, length = sequence.awaits
-            if other.status is Status.RUNNING and other.num_computed_tokens < length:
-                return True
-            sequence.awaits = None
         have = match.length if match else 0
         for other in self.running:
             length = self._will_lend(other, sequence)
@@ -251,6 +248,17 @@ class Scheduler:
         budget = self.pace.prompt_tokens(len(decoding), budget)
         for sequence, count in _shares(prefilling, budget):
             yield _chunk(sequence, count)
+
+
+def _still_awaits(sequence: CachedSequence) -> bool:
+    """Whether what it was found to wait for is still to come."""
+    if sequence.awaits is None:
+        return False
+    other, length = sequence.awaits
+    if other.status is Status.RUNNING and other.num_computed_tokens < length:
+        return True
+    sequence.awaits = None
+    return False
 
 
 def _shares(prefilling: list[CachedSequence], budget: int) -> Iterator[tuple[CachedSequence, int]]:
