@@ -28,7 +28,7 @@ async def run(target: Target, scenario: Scenario, seed: int, tokens_per_word: fl
     Raises:
         BenchError: the server cannot be reached, refuses a request, or streams nothing.
     """
-    async with _client(target, scenario.clients + 1) as client:
+    async with _client(target, scenario.concurrency) as client:
         texts = prompts(scenario, seed, tokens_per_word)
         try:
             return await _Run(client, target.model, scenario, texts).run()

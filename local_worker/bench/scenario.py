@@ -85,12 +85,17 @@ class Scenario(Record):
     goal: Goal | None = None
 
     @property
+    def concurrency(self) -> int:
+        """Requests in flight at the most: the intruder comes beside the clients, not after them."""
+        return self.clients + (self.intruder is not None)
+
+    @property
     def cells(self) -> int:
         """KV cells that hold all clients' requests at once, nothing shared, with room to spare."""
         one = self.shared_tokens + self.own_tokens + self.max_tokens
         long = self.intruder.tokens + self.intruder.max_tokens if self.intruder else 0
         each = int(SPARE * max(one, long)) + 64
-        return max(LEAST_CELLS, self.clients * each)
+        return max(LEAST_CELLS, self.concurrency * each)
 
 
 def load_scenario(name: str) -> Scenario:

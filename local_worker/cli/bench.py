@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--url", help="measure a server that runs already; with or without /v1")
     add("--vs", action="append", default=[], metavar="URL|llama-server",
         help="a peer, measured in turns with it; may be repeated. llama-server is started with its "
-        "default and with a slot for each client, and needs --model FILE.gguf")  # fmt: skip
+        "default and with a slot for each request, and needs --model FILE.gguf")  # fmt: skip
     add("--llama-server", default=LLAMA_SERVER, metavar="PATH", help="where it is")
     add("--scenario", action="append", metavar="NAME|FILE.yaml",
         help="stream, chat, shared-prefix, long-prompt, or a file; may be repeated")  # fmt: skip
@@ -94,7 +94,10 @@ def _servers(
     if options.url is not None:
         targets.append(peers.Target("server", _base(options.url), api_key=options.api_key))
     else:
-        arguments = [f"--context={options.context}", f"--max-num-seqs={max(8, scenario.clients)}"]
+        arguments = [
+            f"--context={options.context}",
+            f"--max-num-seqs={max(8, scenario.concurrency)}",
+        ]
         start(peers.local_worker(options.model, [*arguments, *options.serve_arg]))
     for peer in options.vs:
         if peer == LLAMA_SERVER:
@@ -114,7 +117,7 @@ def _base(url: str) -> str:
 def _llama_servers(options: argparse.Namespace, scenario: Scenario) -> Iterator[Started]:
     if options.model is None or not Path(options.model).is_file():
         raise ConfigError("--vs llama-server needs --model FILE.gguf, which both are to serve")
-    counts = (None,) if scenario.clients <= 1 else (None, scenario.clients)
+    counts = (None,) if scenario.concurrency == 1 else (None, scenario.concurrency)
     for slots in counts:
         yield peers.llama_server(
             options.llama_server, options.model, slots=slots, cells=scenario.cells

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from local_worker.catalog.fetch import Progress
     from local_worker.catalog.hf_folder import FolderFacts
     from local_worker.catalog.schema import ModelEntry
-    from local_worker.catalog.store import Store
+    from local_worker.catalog.store import Present, Store
     from local_worker.probe.hardware import Hardware
     from local_worker.serve.resolved import Machine, Overrides
 
@@ -83,14 +83,12 @@ class VllmModels:
         chosen = self._plan(subject, overrides)
         repo = chosen.weights.repo
         assert repo is not None, "a catalog plan names its repository"
-        present = find_repo(self.store, repo)
-        if present is None and self.progress is None:
-            raise ModelFileError(
-                f"the weights of {entry.id} for vLLM ({repo}) are not on this machine and "
-                f"--offline was given; fetch them first: "
-                f"local-worker models pull {entry.id} --engine vllm --quant {chosen.weights.quant}"
-            )
-        present = present or pull_repo(self.store, repo, progress=self.progress)
+        present = self._repo(
+            repo,
+            f"the weights of {entry.id} for vLLM ({repo}) are not on this machine and --offline was "
+            f"given; fetch them first: "
+            f"local-worker models pull {entry.id} --engine vllm --quant {chosen.weights.quant}",
+        )
         facts = read_folder(present.files[0].parent)
         # Planned again from the files themselves: the catalog only estimates their size. Which
         # format it is has been chosen, and a folder may call it by another name.
@@ -103,6 +101,13 @@ class VllmModels:
         found = self._resolved(facts, card_of(entry, present.files[0]), overrides, entry)
         return replace(found, reasons=(*found.reasons, *hints))
 
+    def _repo(self, repo: str, missing: str) -> Present:
+        """A repository, fetched if it is not here; raises `ModelFileError` with `missing`."""
+        present = find_repo(self.store, repo)
+        if present is None and self.progress is None:
+            raise ModelFileError(missing)
+        return present or pull_repo(self.store, repo, progress=self.progress)
+
     def _speculating(self, entry: ModelEntry, overrides: Overrides) -> Overrides:
         """With the catalog's speculation among the engine's arguments; its draft model is here."""
         recipe = entry.vllm.speculation if entry.vllm is not None else None
@@ -112,12 +117,10 @@ class VllmModels:
         if recipe.method is not None:
             config["method"] = recipe.method
         if recipe.model is not None:
-            present = find_repo(self.store, recipe.model)
-            if present is None and self.progress is None:
-                raise ModelFileError(
-                    f"the draft model {recipe.model} is not on this machine and --offline was given"
-                )
-            present = present or pull_repo(self.store, recipe.model, progress=self.progress)
+            present = self._repo(
+                recipe.model,
+                f"the draft model {recipe.model} is not on this machine and --offline was given",
+            )
             config["model"] = str(present.files[0].parent)
         given = {"speculative_config": config, **overrides.vllm.engine_args}
         return replace(overrides, vllm=replace(overrides.vllm, engine_args=given))

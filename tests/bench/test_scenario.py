@@ -80,3 +80,10 @@ def test_a_file_may_stand_anywhere(tmp_path):
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ConfigError, match="chat, long-prompt, shared-prefix, stream"):
         load_scenario("nothing")
+
+
+def test_a_long_prompt_comes_beside_the_clients_and_not_after_them():
+    assert JOBS.concurrency == 2
+    beside = JOBS.model_copy(update={"intruder": Intruder(after=1.0, tokens=1000)})
+    assert beside.concurrency == 3
+    assert beside.cells == max(8192, 3 * (int(1.25 * 1004) + 64))

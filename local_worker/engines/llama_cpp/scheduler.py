@@ -212,7 +212,9 @@ class Scheduler:
         same_tree = other.request.cache_salt == sequence.request.cache_salt
         if not (same_tree and other.is_prefilling):
             return 0
-        length = common_length(sequence.lendable_ids, other.request.prompt_token_ids)
+        prompt = sequence.request.prompt_token_ids
+        # Not its last token, which has to be computed for its logits.
+        length = min(common_length(prompt, other.request.prompt_token_ids), len(prompt) - 1)
         bound = self._cache.longest_share
         beyond = bound is not None and length > bound
         return 0 if length <= other.num_computed_tokens or beyond else length
