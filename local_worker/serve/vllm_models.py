@@ -85,8 +85,8 @@ class VllmModels:
         assert repo is not None, "a catalog plan names its repository"
         present = self._repo(
             repo,
-            f"the weights of {entry.id} for vLLM ({repo}) are not on this machine and --offline was "
-            f"given; fetch them first: "
+            f"the weights of {entry.id} for vLLM ({repo}) are not on this machine and "
+            f"--offline was given; fetch them first: "
             f"local-worker models pull {entry.id} --engine vllm --quant {chosen.weights.quant}",
         )
         facts = read_folder(present.files[0].parent)
