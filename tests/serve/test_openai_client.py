@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 from typing import Literal
 
@@ -108,15 +109,22 @@ def test_an_exact_budget_through_extra_body(client):
 
 
 def test_seed_n_stop_and_logprobs(client):
-    def ask():
+    def ask(seed):
         return client.chat.completions.create(
-            model="demo", messages=INVOICE, n=2, seed=1, temperature=1.5, max_completion_tokens=60,
-            stop=["\n\n\n"], logprobs=True, top_logprobs=3,
+            model="demo", messages=INVOICE, n=2, seed=seed, temperature=1.5,
+            max_completion_tokens=60, stop=["\n\n\n"], logprobs=True, top_logprobs=3,
         )  # fmt: skip
 
-    first, second = ask(), ask()
-    assert [c.message.content for c in first.choices] == [c.message.content for c in second.choices]
-    content = first.choices[0].logprobs.content
+    def most_common(seed):
+        texts = [tuple(c.message.content for c in ask(seed).choices) for _ in range(8)]
+        return collections.Counter(texts).most_common(1)[0]
+
+    (first, first_count), (other, other_count) = most_common(1), most_common(2)
+    # Not all eight: batches of another shape round differently, and where a mixture of experts is
+    # close to a tie, that picks another expert.
+    assert min(first_count, other_count) >= 5
+    assert first != other
+    content = ask(1).choices[0].logprobs.content
     assert all(len(token.top_logprobs) == 3 for token in content)
 
 
