@@ -283,8 +283,28 @@ class EngineInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineSeconds:
+    """What an engine process has spent its time on, waiting for work aside.
+
+    Attributes:
+        schedule: reading commands, and deciding what comes into the next step.
+        compute: the native decode.
+        sample: from logits to tokens and text.
+        send: telling the server.
+    """
+
+    schedule: float = 0.0
+    compute: float = 0.0
+    sample: float = 0.0
+    send: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Gauges and counters of an engine, as of its last step."""
+    """Gauges and counters of an engine, as of its last step.
+
+    `seconds` and `threads` (of the last decode step) are None where the engine does not say.
+    """
 
     waiting: int = 0
     running: int = 0
@@ -294,4 +314,7 @@ class EngineStats:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    padding_rows: int = 0
     restarts: int = 0
+    threads: int | None = None
+    seconds: EngineSeconds | None = None

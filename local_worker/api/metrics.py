@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -79,8 +80,15 @@ class _EngineCollector(Collector):
         counters = {
             "engine_prompt_tokens": ("Prompt tokens computed by this process", stats.prompt_tokens),
             "engine_cached_tokens": ("Prompt tokens taken from the cache", stats.cached_tokens),
+            "engine_padding_rows": ("Rows added to make a step faster", stats.padding_rows),
             "engine_steps": ("Decode steps of the present engine process", stats.steps),
             "engine_restarts": ("Times the engine process was restarted", stats.restarts),
         }
         for name, (text, value) in counters.items():
             yield CounterMetricFamily(f"local_worker_{name}", text, value)
+        if stats.seconds is not None:
+            text = "What the engine process spends its time on"
+            spent = CounterMetricFamily("local_worker_engine_seconds", text, labels=["part"])
+            for part, seconds in asdict(stats.seconds).items():
+                spent.add_metric([part], seconds)
+            yield spent

@@ -20,6 +20,7 @@ from llama_cpp import llama_cpp as lib
 
 from local_worker.engines.llama_cpp.prefix_cache import Share
 from local_worker.engines.llama_cpp.radix import RECURRENT
+from local_worker.engines.llama_cpp.shapes import MOST_PADDING
 from local_worker.engines.process.vocabulary import structures_a_prompt
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class Llama:
         self._context = self._make_context(config)
         self._memory = lib.llama_get_memory(self._context)
         self._batch = _Batch(config.max_tokens_per_step)
+        self._threads = self._threads_now = config.threads
         self._pieces: dict[int, bytes] = {}
         self.control_ids, self.control_tokens = self._find_control_tokens()
         spellings = sorted(self.control_tokens, key=len, reverse=True)
@@ -146,12 +148,15 @@ class Llama:
 
     def _make_context(self, config: LlamaConfig) -> Handle:
         params = lib.llama_context_default_params()
-        params.n_ctx = config.kv_capacity
+        # Rows that are thrown away lie in cells and a slot, too, while their step is computed.
+        params.n_ctx = config.kv_capacity + MOST_PADDING
+        self._padding_slot = config.max_num_seqs + config.cache_slots
         params.n_batch = params.n_ubatch = config.max_tokens_per_step
         # The library wants room for a row of logits of every slot, cached ones too. Windowed layers
         # get a window more for each cached one: see `PrefixCache.longest_share`.
-        slots = config.max_num_seqs + config.cache_slots * (2 if self.window else 1)
-        params.n_seq_max = params.n_outputs_max = slots
+        slots = config.max_num_seqs + 1 + config.cache_slots * (2 if self.window else 1)
+        params.n_seq_max = slots
+        params.n_outputs_max = slots + MOST_PADDING
         params.n_threads = params.n_threads_batch = config.threads
         params.type_k = params.type_v = _KV_TYPES[config.kv_type]
         params.kv_unified = True
@@ -164,8 +169,8 @@ class Llama:
 
     @property
     def kv_capacity(self) -> int:
-        """KV cells the context really has."""
-        return int(lib.llama_n_ctx(self._context))
+        """KV cells the context really has for sequences."""
+        return int(lib.llama_n_ctx(self._context)) - MOST_PADDING
 
     def metadata(self, key: str) -> str | None:
         """A value of the model file's metadata as text, or None."""
@@ -273,8 +278,20 @@ class Llama:
                 return buffer.raw[:count]
             size = -count
 
-    def decode(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+    @property
+    def pads(self) -> bool:
+        """Whether rows can be added to a batch: recurrent layers compute slots of equal lengths."""
+        return self.window != RECURRENT
+
+    def decode(
+        self, rows: Sequence[Row], threads: int | None = None, padding: int = 0
+    ) -> NDArray[np.float32]:
         """Computes one batch.
+
+        Args:
+            rows: in order of slot and position.
+            threads: fewer than configured.
+            padding: rows to add, whose results are thrown away.
 
         Returns:
             Logits, shape (rows that asked for them, vocab_size), in row order. A view of the
@@ -284,8 +301,14 @@ class Llama:
             NoKvRoomError: the KV buffer has no room for the batch.
             NativeError: the computation failed; the context can no longer be trusted.
         """
-        outputs = self._batch.fill(rows)
+        if (threads := threads or self._threads) != self._threads_now:
+            lib.llama_set_n_threads(self._context, threads, threads)
+            self._threads_now = threads
+        scrap = [Row(0, position, self._padding_slot, True) for position in range(padding)]
+        outputs = self._batch.fill([*rows, *scrap]) - padding
         status = lib.llama_decode(self._context, self._batch.native)
+        if padding:
+            lib.llama_memory_seq_rm(self._memory, self._padding_slot, -1, -1)
         if status == 1:
             raise NoKvRoomError(f"no KV room for a batch of {len(rows)} tokens")
         if status != 0:

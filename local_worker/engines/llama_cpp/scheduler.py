@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from local_worker.engines.llama_cpp.pace import Pace
 from local_worker.engines.llama_cpp.prefix_cache import PrefixCache
 from local_worker.engines.llama_cpp.radix import common_length
+from local_worker.engines.llama_cpp.shapes import fitting
 from local_worker.engines.process.sequence import Status
 
 if TYPE_CHECKING:
@@ -247,7 +248,8 @@ class Scheduler:
             budget -= count
             yield _chunk(sequence, count)
         prefilling = [s for s in self.running if s.is_prefilling]
-        budget = self.pace.prompt_tokens(len(decoding), budget)
+        taken = self._max_tokens_per_step - budget
+        budget = fitting(taken, self.pace.prompt_tokens(len(decoding), budget))
         for sequence, count in _shares(prefilling, budget):
             yield _chunk(sequence, count)
 

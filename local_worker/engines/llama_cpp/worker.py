@@ -24,10 +24,12 @@ from local_worker.engines.llama_cpp.binding import (
     library_version,
 )
 from local_worker.engines.llama_cpp.config import LlamaConfig
+from local_worker.engines.llama_cpp.laps import Laps
 from local_worker.engines.llama_cpp.prefix_cache import Room
 from local_worker.engines.llama_cpp.sampling import BadLogitsError, Sampler
 from local_worker.engines.llama_cpp.scheduler import Chunk, Scheduler
 from local_worker.engines.llama_cpp.sequence import CachedSequence, borders
+from local_worker.engines.llama_cpp.shapes import Shapes
 from local_worker.engines.process import messages
 from local_worker.engines.process.channel import Channel, open_channel
 from local_worker.engines.process.commands import CommandReader
@@ -56,6 +58,7 @@ class EngineLoop:
         self,
         llama: Llama,
         scheduler: Scheduler,
+        shapes: Shapes,
         commands: queue.SimpleQueue[messages.Command],
         channel: Channel,
     ) -> None:
@@ -67,6 +70,9 @@ class EngineLoop:
         self._ended: list[StepOutput] = []
         self._stopped = False
         self._steps = self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
+        self._padding_rows, self._threads = 0, shapes.best(1).threads
+        self._shapes = shapes
+        self._laps = Laps()
 
     def run(self) -> None:
         """Until `Shutdown`."""
@@ -75,6 +81,7 @@ class EngineLoop:
             outputs = self.step() if self._scheduler.has_work else []
             ended, self._ended = self._ended, []
             self._channel.send(messages.Stepped((*ended, *outputs), self._stats()))
+            self._laps.end("send")
 
     def step(self) -> list[StepOutput]:
         """One decode step for everything that can move."""
@@ -92,20 +99,35 @@ class EngineLoop:
         self._llama.arrange(plan.operations)
         if not chunks:
             return []
-        rows = [row for chunk in chunks for row in _rows(chunk)]
-        decoding = sum(not chunk.sequence.is_prefilling for chunk in chunks)
-        start = time.monotonic()
         try:
-            logits = self._llama.decode(rows)
+            logits = self._compute(chunks)
         except NoKvRoomError as error:
             if cached := self._scheduler.clear_cache():
                 self._llama.arrange(cached)
                 return []  # nothing was computed: the next step tries again
             return [self._shed(str(error))]
+        outputs = self._apply(chunks, logits)
+        self._laps.end("sample")
+        return outputs
+
+    def _compute(self, chunks: tuple[Chunk, ...]) -> NDArray[np.float32]:
+        rows = [row for chunk in chunks for row in _rows(chunk)]
+        decoding = sum(not chunk.sequence.is_prefilling for chunk in chunks)
+        only_decoding = decoding == len(chunks)
+        shape = self._shapes.choose(len(rows)) if only_decoding else None
+        self._laps.end("schedule")
+        if shape is None:
+            logits = self._llama.decode(rows)
+        else:
+            logits = self._llama.decode(rows, shape.threads, shape.rows - len(rows))
+        seconds = self._laps.end("compute")
+        if shape is not None:
+            self._shapes.observe(len(rows), shape, seconds)
+            self._padding_rows += shape.rows - len(rows)
+            self._threads = shape.threads
         self._steps += 1
-        seconds = time.monotonic() - start
         self._scheduler.pace.observe(decoding, len(rows) - decoding, seconds)
-        return self._apply(chunks, logits)
+        return logits
 
     def _drain(self) -> None:
         """Takes all commands; waits for one only when there is nothing to compute."""
@@ -115,6 +137,8 @@ class EngineLoop:
                 command = self._commands.get(block=block)
             except queue.Empty:
                 return
+            if block:
+                self._laps.skip()
             block = False
             if isinstance(command, messages.Submit):
                 for request in command.requests:
@@ -217,6 +241,9 @@ class EngineLoop:
             prompt_tokens=self._prompt_tokens,
             cached_tokens=self._cached_tokens,
             output_tokens=self._output_tokens,
+            padding_rows=self._padding_rows,
+            threads=self._threads,
+            seconds=self._laps.seconds(),
         )
 
 
@@ -274,7 +301,13 @@ def main() -> None:
         window=llama.window,
     )
     scheduler = Scheduler(room, config.max_tokens_per_step, config.target_itl)
-    EngineLoop(llama, scheduler, commands, channel).run()
+    shapes = Shapes(
+        config.threads,
+        config.max_tokens_per_step,
+        pads=llama.pads,
+        fewer=config.gpu_layers == 0,
+    )
+    EngineLoop(llama, scheduler, shapes, commands, channel).run()
     llama.close()
 
 

@@ -62,16 +62,16 @@ def jobs(count, *, salt=""):
     for n in range(count):
         own = (20 + n // 2, 30, 40, *range(100, 100 + 5 * (n % 2)), 50 + n, END)
         request = GenerationRequest(
-            f"job-{n}", (*SYSTEM, *own), 12, SamplingParams(temperature=0, ignore_eos=True),
-            cache_salt=salt,
+            f"job-{n}", (*SYSTEM, *own), 12,
+            SamplingParams(temperature=0, ignore_eos=True, logprobs=2), cache_salt=salt,
         )  # fmt: skip
         yield request
 
 
 async def answer(engine, request):
-    """The text, and the tokens of the prompt that were not computed."""
+    """The tokens' logprobs, and how many tokens of the prompt were not computed."""
     outputs = [output async for output in engine.generate(request)]
-    return "".join(d.text for o in outputs for d in o.deltas), outputs[-1].finish.cached_tokens
+    return [lp for o in outputs for lp in o.logprobs], outputs[-1].finish.cached_tokens
 
 
 @pytest.fixture
@@ -86,9 +86,23 @@ def run_jobs(model, running_llama):
     return run
 
 
+TIE = 0.02
+"""Batches of another shape change a logprob by 0.005 or less."""
+
+
+def is_same(found, expected):
+    """Token by token the same; up to where the two best ones are so close that rounding decides."""
+    for a, b in zip(found, expected, strict=True):
+        if a.token_id != b.token_id:
+            return all(x.top[0][1] - x.top[1][1] < TIE for x in (a, b))
+        if abs(a.logprob - b.logprob) > TIE:
+            return False
+    return True
+
+
 def check_same(found, expected, model):
     """All answers are the same; of a model with experts most: wrong memory would spoil them all."""
-    same = [a == b for (a, _), (b, _) in zip(found, expected, strict=True)]
+    same = [is_same(a, b) for (a, _), (b, _) in zip(found, expected, strict=True)]
     assert sum(same) >= len(same) * (1 if model.stem in DENSE else 0.6), same
 
 
@@ -129,11 +143,11 @@ async def test_another_salt_shares_nothing(run_jobs):
 
 
 @pytest.mark.parametrize("model", DENSE, indirect=True)
-async def test_a_cache_without_room_still_changes_no_token(run_jobs):
+async def test_a_cache_without_room_still_changes_no_token(run_jobs, model):
     options = {"kv_capacity": 256, "max_model_len": 256, "max_num_seqs": 2}
     plain = await run_jobs(jobs(8), cache_slots=0, **options)
     tight = await run_jobs(jobs(8), at_once=True, cache_slots=1, **options)
-    assert [text for text, _ in tight] == [text for text, _ in plain]
+    check_same(tight, plain, model)
 
 
 async def test_prompts_that_share_little_are_all_kept(run_jobs):
@@ -166,7 +180,7 @@ async def test_a_prompt_is_not_continued_from_where_another_one_has_got_to(model
         beside, count = await answer(engine, second)
         await stream.aclose()
     if model.stem in DENSE:
-        assert beside == plain
+        assert is_same(beside, plain)
     assert count >= len(SYSTEM) - 1
 
 

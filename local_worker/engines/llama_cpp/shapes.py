@@ -1,0 +1,207 @@
+"""With how many threads and rows a decode step is computed. Pure: learns from what steps took.
+
+More threads are not always faster: one may read all that the memory gives, and where a neighbour
+keeps a core busy, threads that wait for each other at every operation wait for it, too. Nor are
+fewer rows: the kernels take rows by 16, 8 or 4 and the rest one by one, so that 15 rows can cost
+more than 16. Which shape is best depends on model, machine and hour, so each size of step is tried
+in other shapes now and then, and stays in the one that was fastest.
+
+STEADY -> TRIAL -> STEADY        (a trial is won or lost; a loser is tried again later and later)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+WORTH_LEARNING = 0.002
+"""Seconds of a step below which there is nothing to win."""
+
+LEARNING = 0.2
+"""Weight of the newest step."""
+
+OUTLIER = 3.0
+"""A step that takes so many times longer than the others was held up from outside."""
+
+TRIAL_STEPS = 4
+FIRST_TRIAL = 8
+"""Steps of a size before anything else is tried."""
+
+NEXT_TRIAL = 64
+LONGEST_WAIT = 1024
+"""Steps before a shape that has lost is tried again: at first, and at the most."""
+
+HOPELESS = 1.5
+"""A trial this many times slower is not continued."""
+
+CHANGED = 1.3
+"""Steps this many times slower than when they were last compared: something else is different."""
+
+GAIN = 0.95
+"""What a trial has to take, of what steps take now, to win."""
+
+GAIN_WITH_FEWER_THREADS = 1.05
+"""The same for fewer threads: a core left to the server and its clients is worth something."""
+
+MULTIPLES = (4, 8, 16)
+MOST_PADDING = max(MULTIPLES) // 2
+"""Rows thrown away in a step at the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a step is computed.
+
+    Attributes:
+        threads: that compute it.
+        rows: in its batch, those thrown away included.
+    """
+
+    threads: int
+    rows: int
+
+
+@dataclass(slots=True)
+class _Lost:
+    """When a shape is to be tried again.
+
+    Attributes:
+        times: it has lost in a row.
+        due: count of steady steps.
+    """
+
+    times: int = 0
+    due: int = FIRST_TRIAL
+
+
+@dataclass(slots=True)
+class _Size:
+    """What is known of steps with a number of rows."""
+
+    best: Shape
+    seconds: float | None = None
+    compared: float | None = None  # `seconds` at the last trial
+    steady: int = 0
+    trial: Shape | None = None
+    tried: list[float] = field(default_factory=list)
+    lost: dict[Shape, _Lost] = field(default_factory=dict)
+
+
+class Shapes:
+    """Chooses shapes.
+
+    Args:
+        threads: at the most; every step has so many before anything is known.
+        max_rows: of a batch.
+        pads: whether rows may be added.
+        fewer: whether fewer threads may be tried.
+    """
+
+    def __init__(
+        self, threads: int, max_rows: int, *, pads: bool = True, fewer: bool = True
+    ) -> None:
+        self._ladder = sorted({1, threads // 2, threads - 1, threads} - {0}) if fewer else [threads]
+        self._threads = threads
+        self._max_rows = max_rows
+        self._pads = pads
+        self._sizes: dict[int, _Size] = {}
+
+    def choose(self, rows: int) -> Shape:
+        """How to compute a step with so many rows in use."""
+        size = self._sizes.get(rows)
+        if size is None:
+            size = self._sizes[rows] = _Size(Shape(self._likely_threads(rows), rows))
+        if size.trial is None:
+            size.trial = self._due(rows, size)
+        return size.trial or size.best
+
+    def best(self, rows: int) -> Shape:
+        """The shape that steps of that size have when nothing is tried."""
+        size = self._sizes.get(rows)
+        return size.best if size is not None else Shape(self._likely_threads(rows), rows)
+
+    def observe(self, rows: int, shape: Shape, seconds: float) -> None:
+        """A step with so many rows in use has been computed in a shape."""
+        size = self._sizes[rows]
+        if shape == size.trial:
+            size.tried.append(seconds)
+            assert size.seconds is not None, "trials come after steady steps"
+            if len(size.tried) == TRIAL_STEPS or _mean(size.tried) > HOPELESS * size.seconds:
+                _judge(size)
+        elif shape == size.best:
+            known = size.seconds
+            size.seconds = seconds if known is None else _mix(known, seconds)
+            size.steady += 1
+            _notice_change(size)
+
+    def _likely_threads(self, rows: int) -> int:
+        """Of the nearest size that is known: what a neighbour does to one size it does to all."""
+        nearest = min(self._sizes, key=lambda known: abs(known - rows), default=None)
+        return self._threads if nearest is None else self._sizes[nearest].best.threads
+
+    def _due(self, rows: int, size: _Size) -> Shape | None:
+        if size.seconds is None or size.seconds < WORTH_LEARNING:
+            return None
+        others = self._others(rows, size.best)
+        waits = {other: size.lost.setdefault(other, _Lost(due=_first(size))) for other in others}
+        first = min(others, key=lambda other: waits[other].due, default=None)
+        return first if first is not None and waits[first].due <= size.steady else None
+
+    def _others(self, rows: int, best: Shape) -> list[Shape]:
+        """Shapes a step away from the best one."""
+        at = self._ladder.index(best.threads)
+        threads = self._ladder[max(0, at - 1) : at] + self._ladder[at + 1 : at + 2]
+        counts = {rows}
+        if self._pads:
+            counts |= {-(-rows // multiple) * multiple for multiple in MULTIPLES}
+        counts = {n for n in counts if n <= min(self._max_rows, rows + MOST_PADDING)}
+        return [Shape(t, best.rows) for t in threads] + [
+            Shape(best.threads, n) for n in sorted(counts - {best.rows})
+        ]
+
+
+def fitting(taken: int, tokens: int) -> int:
+    """How many of so many prompt tokens to compute beside rows that are taken already.
+
+    Fewer, where the last ones would make a batch that does not go by the kernels' multiples.
+    """
+    multiple = max(MULTIPLES)
+    return tokens - (taken + tokens) % multiple if tokens >= 2 * multiple else tokens
+
+
+def _first(size: _Size) -> int:
+    return max(FIRST_TRIAL, size.steady)
+
+
+def _judge(size: _Size) -> None:
+    """TRIAL -> STEADY."""
+    trial, taken = size.trial, _mean(size.tried)
+    assert trial is not None
+    assert size.seconds is not None
+    size.trial, size.tried = None, []
+    ratio = taken / size.seconds
+    if ratio < (GAIN_WITH_FEWER_THREADS if trial.threads < size.best.threads else GAIN):
+        size.lost = {size.best: _Lost(1, size.steady + NEXT_TRIAL)}
+        size.best, size.seconds = trial, taken
+    else:
+        lost = size.lost[trial]
+        lost.times += 1
+        wait = NEXT_TRIAL * 2 ** (lost.times - 1) * max(1.0, ratio) ** 2
+        lost.due = size.steady + int(min(wait, LONGEST_WAIT))
+    size.compared = size.seconds
+
+
+def _notice_change(size: _Size) -> None:
+    if size.compared is None or size.seconds is None:
+        return
+    if size.seconds > CHANGED * size.compared:
+        size.compared = size.seconds
+        size.lost = {shape: _Lost(0, size.steady) for shape in size.lost}
+
+
+def _mean(tried: list[float]) -> float:
+    bound = OUTLIER * min(tried)
+    return sum(min(seconds, bound) for seconds in tried) / len(tried)
+
+
+def _mix(known: float, seen: float) -> float:
+    return known + LEARNING * (min(seen, OUTLIER * known) - known)
