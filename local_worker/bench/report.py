@@ -1,15 +1,18 @@
-"""Runs and ratios as tables and JSON. Pure."""
+"""Runs and ratios as tables and JSON."""
 
 from __future__ import annotations
 
+import json
 import statistics
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from local_worker.bench.stats import Ratio, Summary, ratio
+from local_worker.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from local_worker.bench.scenario import Scenario
 
@@ -53,7 +56,7 @@ def table(runs: Mapping[str, Sequence[Summary]]) -> list[list[str]]:
         rows.append([name, *(_number(v, f) for v, f in zip(medians, figures, strict=True))])
     names = list(runs)
     for other in names[1:]:
-        cells = [_cell(r) for r in ratios(runs[names[0]], runs[other], figures)]
+        cells = [cell(r) for r in ratios(runs[names[0]], runs[other], figures)]
         rows.append([f"ratio to {other}", *cells])
     return rows
 
@@ -75,6 +78,20 @@ def as_json(scenario: Scenario, runs: Mapping[str, Sequence[Summary]]) -> dict[s
     }
 
 
+def write_json(path: Path | None, found: dict[str, Any]) -> None:
+    """Writes what was measured, if somebody wants it.
+
+    Raises:
+        ConfigError: there is no writing to that file.
+    """
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+
+
 def _values(summaries: Sequence[Summary], figure: Figure) -> list[float]:
     return [float(getattr(s, figure.field) or 0.0) for s in summaries]
 
@@ -83,6 +100,7 @@ def _number(value: float, figure: Figure) -> str:
     return f"{value * 1000:,.0f}" if figure.in_milliseconds else f"{value:,.1f}"
 
 
-def _cell(found: Ratio) -> str:
+def cell(found: Ratio) -> str:
+    """Of a table: the median ratio, the lowest and highest pair, and a mark where they differ."""
     mark = " (noisy)" if found.is_noisy else ""
     return f"{found.median:.2f} ({found.lowest:.2f}-{found.highest:.2f}){mark}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import logging
@@ -23,7 +24,6 @@ from local_worker.probe.survey import probe_hardware
 from local_worker.reasoning.effort import LEVELS
 
 if TYPE_CHECKING:
-    import argparse
     import socket
 
     from local_worker.api.state import ApiState
@@ -154,6 +154,18 @@ def _announce(url: str, state: ApiState) -> None:
             f"effort   self-test FAILED: {test.problem}; requests that ask for effort are {served}"
         )
     _say(f"ready    {url}/v1  (OpenAI API; try: local-worker chat --url {url})")
+
+
+def resolve(arguments: list[str]) -> Resolved:
+    """What `serve` would load with these arguments.
+
+    Raises:
+        StartupError: it would not start.
+    """
+    parser = argparse.ArgumentParser(prog="local-worker serve")
+    add_arguments(parser)
+    options = parser.parse_args(arguments)
+    return _resolve(options, _overrides(options))
 
 
 def _resolve(options: argparse.Namespace, overrides: Overrides) -> Resolved:

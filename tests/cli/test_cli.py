@@ -188,3 +188,39 @@ def test_a_benchmark_shows_a_table_and_writes_every_run(demo_server, tmp_path, c
     assert "ratio to" in shown
     runs = json.loads(path.read_text())["tiny"]["runs"]
     assert [len(found) for found in runs.values()] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--pairs", "0"], "must be at least 1"),
+        (["--sequences", "0,4"], "must be at least 1"),
+        (["--vs", "llama-batched-bench", "--llama-batched-bench", "/nowhere"], "no program"),
+        (["--model", "nonsense"], "nonsense"),
+    ],
+)
+@pytest.mark.llama
+def test_a_benchmark_of_decoding_that_cannot_begin_says_why(arguments, words, capsys):
+    assert main(["bench", "decode", "--model", "demo", *arguments]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_lists_of_numbers_are_checked(capsys):
+    for text in ("1,x", "-1", ""):
+        with pytest.raises(SystemExit):
+            main(["bench", "decode", "--model", "demo", f"--sequences={text}"])
+    assert "is not a list of numbers" in capsys.readouterr().err
+
+
+@pytest.mark.llama
+def test_a_benchmark_of_decoding_shows_what_steps_are_spent_on(tmp_path, capsys):
+    path = tmp_path / "runs.json"
+    arguments = ["--sequences=1,3", "--depths=0,20", "--steps=5", "--pairs=2", "--json", str(path)]
+    assert main(["bench", "decode", "--model", "demo", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "tokens/s" in shown
+    assert "schedule" in shown
+    sizes = json.loads(path.read_text())["sizes"]
+    assert [(s["sequences"], s["depth"]) for s in sizes] == [(1, 0), (3, 0), (1, 20), (3, 20)]
+    assert all(len(size["local-worker"]) == 2 for size in sizes)
+    assert all(size["local-worker"][0]["microseconds"]["compute"] > 0 for size in sizes)

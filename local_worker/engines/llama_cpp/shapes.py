@@ -39,9 +39,6 @@ CHANGED = 1.3
 GAIN = 0.95
 """What a trial has to take, of what steps take now, to win."""
 
-GAIN_WITH_FEWER_THREADS = 1.05
-"""The same for fewer threads: a core left to the server and its clients is worth something."""
-
 MULTIPLES = (4, 8, 16)
 MOST_PADDING = max(MULTIPLES) // 2
 """Rows thrown away in a step at the most."""
@@ -104,6 +101,7 @@ class Shapes:
         self._max_rows = max_rows
         self._pads = pads
         self._sizes: dict[int, _Size] = {}
+        self._seen: dict[Shape, float] = {}  # seconds, of whatever size
 
     def choose(self, rows: int) -> Shape:
         """How to compute a step with so many rows in use."""
@@ -122,6 +120,8 @@ class Shapes:
     def observe(self, rows: int, shape: Shape, seconds: float) -> None:
         """A step with so many rows in use has been computed in a shape."""
         size = self._sizes[rows]
+        seen = self._seen.get(shape)
+        self._seen[shape] = seconds if seen is None else _mix(seen, seconds)
         if shape == size.trial:
             size.tried.append(seconds)
             assert size.seconds is not None, "trials come after steady steps"
@@ -143,8 +143,19 @@ class Shapes:
             return None
         others = self._others(rows, size.best)
         waits = {other: size.lost.setdefault(other, _Lost(due=_first(size))) for other in others}
-        first = min(others, key=lambda other: waits[other].due, default=None)
-        return first if first is not None and waits[first].due <= size.steady else None
+        for other in sorted(others, key=lambda other: waits[other].due):
+            if waits[other].due > size.steady:
+                break
+            if not self._is_known_to_lose(other, size):
+                return other
+            _lose(size, other, 1.0)
+        return None
+
+    def _is_known_to_lose(self, other: Shape, size: _Size) -> bool:
+        """Steps of another size had this shape, and were no faster; believed for once."""
+        seen, wait = self._seen.get(other), size.lost[other]
+        assert size.seconds is not None
+        return wait.times == 0 and seen is not None and seen > size.seconds
 
     def _others(self, rows: int, best: Shape) -> list[Shape]:
         """Shapes a step away from the best one."""
@@ -179,15 +190,20 @@ def _judge(size: _Size) -> None:
     assert size.seconds is not None
     size.trial, size.tried = None, []
     ratio = taken / size.seconds
-    if ratio < (GAIN_WITH_FEWER_THREADS if trial.threads < size.best.threads else GAIN):
+    if ratio < GAIN:
         size.lost = {size.best: _Lost(1, size.steady + NEXT_TRIAL)}
         size.best, size.seconds = trial, taken
     else:
-        lost = size.lost[trial]
-        lost.times += 1
-        wait = NEXT_TRIAL * 2 ** (lost.times - 1) * max(1.0, ratio) ** 2
-        lost.due = size.steady + int(min(wait, LONGEST_WAIT))
+        _lose(size, trial, ratio)
     size.compared = size.seconds
+
+
+def _lose(size: _Size, shape: Shape, ratio: float) -> None:
+    """Puts off the next trial of a shape that was so many times slower."""
+    lost = size.lost[shape]
+    lost.times += 1
+    wait = NEXT_TRIAL * 2 ** (lost.times - 1) * max(1.0, ratio) ** 2
+    lost.due = size.steady + int(min(wait, LONGEST_WAIT))
 
 
 def _notice_change(size: _Size) -> None:

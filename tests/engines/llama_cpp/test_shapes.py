@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from local_worker.engines.llama_cpp.shapes import (
+    FIRST_TRIAL,
     LONGEST_WAIT,
     MOST_PADDING,
     TRIAL_STEPS,
@@ -56,10 +57,18 @@ def test_threads_that_help_stay():
     assert shapes.best(1) == Shape(8, 1)
 
 
-def test_threads_that_do_not_help_are_left_to_others():
+def test_threads_that_neither_help_nor_hurt_stay():
     shapes = Shapes(2, 512)
-    run(shapes, 1, 60, lambda shape: 0.025)
-    assert shapes.best(1) == Shape(1, 1)
+    run(shapes, 1, 600, lambda shape: 0.025)
+    assert shapes.best(1) == Shape(2, 1)
+
+
+def test_what_was_seen_of_larger_steps_is_not_tried_again():
+    shapes = Shapes(2, 512, fewer=False)
+    for rows in (8, 12, 16):
+        run(shapes, rows, FIRST_TRIAL, lambda shape: shape.rows / 100)
+    used = run(shapes, 7, 60, lambda shape: shape.rows / 100)
+    assert set(used) == {Shape(2, 7)}
 
 
 def test_down_the_whole_ladder_and_up_again():

@@ -1,0 +1,191 @@
+"""`local-worker bench decode`: this model on this machine, without HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import random
+import statistics
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from local_worker.bench.decode import BatchedBench, Decoded, Size, cells_of, measure
+from local_worker.bench.report import cell, write_json
+from local_worker.bench.stats import ratio
+from local_worker.cli import serve
+from local_worker.errors import BenchError, ConfigError
+
+if TYPE_CHECKING:
+    from local_worker.serve.resolved import Resolved
+
+BATCHED_BENCH = "llama-batched-bench"
+SIZES = (1, 2, 4, 6, 7, 8, 15, 16, 32)
+DEPTHS = (0, 256)
+STEPS = 48
+
+Runs = dict[Size, dict[str, list[Decoded]]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `bench decode`."""
+    add = parser.add_argument
+    add("--model", required=True, help="a name, or a GGUF file")
+    add("--sequences", type=_counts, default=SIZES, metavar="N,N...",
+        help="that decode at a time (default: 1,2,4,6,7,8,15,16,32)")  # fmt: skip
+    add("--depths", type=_counts, default=DEPTHS, metavar="N,N...",
+        help="tokens that each has before (default: 0,256)")  # fmt: skip
+    add("--steps", type=int, default=STEPS, metavar="N", help="of a run (default: %(default)s)")
+    add("--pairs", type=int, default=3, metavar="N", help="runs of each (default: %(default)s)")
+    add("--vs", choices=(BATCHED_BENCH,), help="llama.cpp's own tool, in turns with ours")
+    add("--llama-batched-bench", default=BATCHED_BENCH, metavar="PATH", help="where it is")
+    add("--serve-arg", action="append", default=[], metavar="ARG",
+        help="an option for `local-worker serve`, e.g. --serve-arg=--threads=2")  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="write every run there, also when one fails")
+    add("--seed", type=int, help="of the prompts (default: another one each time)")
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers") from None
+    if min(counts) < 0:
+        raise argparse.ArgumentTypeError("a number is negative")
+    return counts
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures, prints, writes."""
+    if options.pairs < 1 or options.steps < 1 or min(options.sequences) < 1:
+        raise ConfigError("--pairs, --steps and --sequences must be at least 1")
+    sizes = [Size(n, d) for d, n in itertools.product(options.depths, options.sequences)]
+    resolved = _resolve(options, sizes)
+    peer = _peer(options, resolved)
+    runs: Runs = {}
+    try:
+        asyncio.run(_measure(options, resolved, sizes, peer, runs))
+    finally:
+        if runs:
+            _show(resolved, runs)
+            write_json(options.json, _as_json(options, runs))
+    return 0
+
+
+def _resolve(options: argparse.Namespace, sizes: list[Size]) -> Resolved:
+    """A plan with room for the largest size, and without anything kept for later."""
+    from local_worker.engines.llama_cpp.config import LlamaConfig
+
+    each = max(cells_of(size, options.steps) // size.sequences for size in sizes)
+    arguments = [
+        f"--context={each}",
+        f"--max-num-seqs={max(size.sequences for size in sizes)}",
+        "--prefix-slots=0",
+        "--target-itl=0",
+        *options.serve_arg,
+    ]
+    resolved = serve.resolve(["--model", options.model, *arguments])
+    if not isinstance(resolved.config, LlamaConfig):
+        raise ConfigError(
+            "bench decode measures the llama.cpp engine; for vLLM there is bench serve"
+        )
+    # A plan has room for one request of that length; here all have it at once.
+    cells = max(cells_of(size, options.steps) for size in sizes)
+    return replace(resolved, config=replace(resolved.config, kv_capacity=max(each, cells)))
+
+
+def _peer(options: argparse.Namespace, resolved: Resolved) -> BatchedBench | None:
+    if options.vs is None:
+        return None
+    config: Any = resolved.config
+    peer = BatchedBench(options.llama_batched_bench, config.model_path, config.threads)
+    peer.check()
+    return peer
+
+
+async def _measure(
+    options: argparse.Namespace,
+    resolved: Resolved,
+    sizes: list[Size],
+    peer: BatchedBench | None,
+    runs: Runs,
+) -> None:
+    from local_worker.serve.engines import make_engine
+
+    engine = make_engine(resolved.config)
+    rng = random.Random(options.seed)  # noqa: S311 - for prompts
+    await engine.start()
+    try:
+        for size in sizes:
+            await measure(engine, size, options.steps, rng)  # learns which shape is fastest
+            found = runs[size] = {"local-worker": []}
+            for pair in range(options.pairs):
+                order = (False, True) if pair % 2 else (True, False)
+                for theirs in order if peer is not None else (False,):
+                    if theirs and peer is not None:
+                        decoded = await peer.measure(size, options.steps)
+                        found.setdefault(BATCHED_BENCH, []).append(decoded)
+                    else:
+                        found["local-worker"].append(
+                            await measure(engine, size, options.steps, rng)
+                        )
+    except* BenchError as group:
+        raise group.exceptions[0] from None
+    finally:
+        await engine.aclose()
+
+
+def _show(resolved: Resolved, runs: Runs) -> None:
+    compared = any(len(found) > 1 for found in runs.values())
+    predicted = getattr(resolved.plan, "predicted_tokens_per_s", None)
+    table = Table(title=f"decode: {resolved.card.names[0]}", title_justify="left")
+    heads = ["sequences", "depth", "tokens/s", "compute, us", "sample", "schedule", "send"]
+    heads += ["threads", "rows added"]
+    heads += ["of bandwidth"] if predicted else []
+    heads += [BATCHED_BENCH, "ratio"] if compared else []
+    for head in heads:
+        table.add_column(head, justify="right")
+    for size, found in runs.items():
+        if found["local-worker"]:
+            table.add_row(*_cells(size, found, predicted, compared))
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+
+
+def _cells(
+    size: Size, found: dict[str, list[Decoded]], predicted: float | None, compared: bool
+) -> list[str]:
+    ours = found["local-worker"]
+    speed = statistics.median(run.tokens_per_s for run in ours)
+    cells = [str(size.sequences), str(size.depth), f"{speed:,.1f}"]
+    parts = ("compute", "sample", "schedule", "send")
+    spent = ([getattr(run.microseconds, part) for run in ours] for part in parts)
+    cells += [f"{statistics.median(values):,.0f}" for values in spent]
+    cells += [str(ours[-1].threads), f"{statistics.median(run.padding for run in ours):.1f}"]
+    if predicted:
+        # Of several sequences a step reads the weights once for all of them.
+        cells.append(f"{speed / size.sequences / predicted:.0%}")
+    if compared:
+        theirs = found.get(BATCHED_BENCH, [])
+        pairs = min(len(ours), len(theirs))
+        speeds = [[run.tokens_per_s for run in runs[:pairs]] for runs in (ours, theirs)]
+        cells += (
+            [f"{statistics.median(speeds[1]):,.1f}", cell(ratio(*speeds))] if pairs else ["", ""]
+        )
+    return cells
+
+
+def _as_json(options: argparse.Namespace, runs: Runs) -> dict[str, Any]:
+    return {
+        "model": Path(options.model).name,
+        "steps": options.steps,
+        "sizes": [
+            asdict(size) | {name: [asdict(run) for run in each] for name, each in found.items()}
+            for size, found in runs.items()
+        ],
+    }
