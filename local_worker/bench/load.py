@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -31,7 +34,8 @@ async def run(target: Target, scenario: Scenario, seed: int, tokens_per_word: fl
     async with _client(target, scenario.concurrency) as client:
         texts = prompts(scenario, seed, tokens_per_word)
         try:
-            return await _Run(client, target.model, scenario, texts).run()
+            with _busy(scenario.neighbours):
+                return await _Run(client, target.model, scenario, texts).run()
         except* (httpx.HTTPError, BenchError) as group:
             raise _as_one(group, target) from None
 
@@ -54,6 +58,19 @@ async def tokens_per_word(target: Target) -> float:
             raise BenchError(
                 f"{target.url} is no OpenAI server, or reports no usage: {response.text[:200]}"
             ) from None
+
+
+@contextmanager
+def _busy(count: int) -> Iterator[None]:
+    """Keeps so many cores of this machine busy."""
+    # With an eye on its parent: nothing is left behind, however this process ends.
+    script = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(1 << 20))"
+    with ExitStack() as stack:
+        for _ in range(count):
+            process = subprocess.Popen([sys.executable, "-c", script])  # noqa: S603 - our own
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        yield
 
 
 def _client(target: Target, connections: int) -> httpx.AsyncClient:

@@ -70,6 +70,7 @@ class Scenario(Record):
         own_tokens: that follow, different in each, about.
         max_tokens: of each answer; it is always that long.
         intruder: a long prompt among them.
+        neighbours: processes that each keep a core of this machine busy during the run.
         goal: for the goodput.
     """
 
@@ -82,6 +83,7 @@ class Scenario(Record):
     own_tokens: Count
     max_tokens: Count
     intruder: Intruder | None = None
+    neighbours: Annotated[int, Field(ge=0)] = 0
     goal: Goal | None = None
 
     @property

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import psutil
 import pytest
 
 from local_worker.bench.load import run, tokens_per_word
@@ -97,3 +99,18 @@ async def test_what_is_no_stream_is_said(answering, status, body, words):
 async def test_a_server_that_reports_no_usage_is_refused(answering, body):
     with pytest.raises(BenchError, match="no OpenAI server, or reports no usage"):
         await tokens_per_word(answering(200, body))
+
+
+@pytest.mark.llama
+async def test_neighbours_are_busy_during_the_run_and_gone_after_it(demo_server):
+    target, before = Target("ours", demo_server.url), set(psutil.Process().children())
+    running = asyncio.create_task(
+        run(target, JOBS.model_copy(update={"neighbours": 2, "requests": 40}), 1, 3.0)
+    )
+    for _ in range(500):
+        await asyncio.sleep(0.01)
+        if len(found := set(psutil.Process().children()) - before) == 2:
+            break
+    assert len(found) == 2
+    await running
+    assert set(psutil.Process().children()) == before

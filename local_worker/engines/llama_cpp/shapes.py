@@ -12,6 +12,10 @@ STEADY -> TRIAL -> STEADY        (a trial is won or lost; a loser is tried again
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WORTH_LEARNING = 0.002
 """Seconds of a step below which there is nothing to win."""
@@ -22,14 +26,6 @@ LEARNING = 0.2
 OUTLIER = 3.0
 """A step that takes so many times longer than the others was held up from outside."""
 
-TRIAL_STEPS = 4
-FIRST_TRIAL = 8
-"""Steps of a size before anything else is tried."""
-
-NEXT_TRIAL = 64
-LONGEST_WAIT = 1024
-"""Steps before a shape that has lost is tried again: at first, and at the most."""
-
 HOPELESS = 1.5
 """A trial this many times slower is not continued."""
 
@@ -38,6 +34,28 @@ CHANGED = 1.3
 
 GAIN = 0.95
 """What a trial has to take, of what steps take now, to win."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """When something else is tried, in steps of one size.
+
+    Attributes:
+        first: before anything is tried.
+        steps: of a trial.
+        again: before a shape that has lost is tried again.
+        longest: likewise, when it has lost again and again.
+    """
+
+    first: int
+    steps: int
+    again: int
+    longest: int
+
+
+DECODE = Trials(first=8, steps=4, again=64, longest=1024)
+PROMPTS = Trials(first=2, steps=1, again=8, longest=128)
+"""Steps with prompts in them are few, and long."""
 
 MULTIPLES = (4, 8, 16)
 MOST_PADDING = max(MULTIPLES) // 2
@@ -67,7 +85,7 @@ class _Lost:
     """
 
     times: int = 0
-    due: int = FIRST_TRIAL
+    due: int = 0
 
 
 @dataclass(slots=True)
@@ -91,15 +109,23 @@ class Shapes:
         max_rows: of a batch.
         pads: whether rows may be added.
         fewer: whether fewer threads may be tried.
+        trials: when.
     """
 
     def __init__(
-        self, threads: int, max_rows: int, *, pads: bool = True, fewer: bool = True
+        self,
+        threads: int,
+        max_rows: int,
+        *,
+        pads: bool = True,
+        fewer: bool = True,
+        trials: Trials = DECODE,
     ) -> None:
         self._ladder = sorted({1, threads // 2, threads - 1, threads} - {0}) if fewer else [threads]
         self._threads = threads
         self._max_rows = max_rows
         self._pads = pads
+        self._trials = trials
         self._sizes: dict[int, _Size] = {}
         self._seen: dict[Shape, float] = {}  # seconds, of whatever size
 
@@ -125,8 +151,8 @@ class Shapes:
         if shape == size.trial:
             size.tried.append(seconds)
             assert size.seconds is not None, "trials come after steady steps"
-            if len(size.tried) == TRIAL_STEPS or _mean(size.tried) > HOPELESS * size.seconds:
-                _judge(size)
+            if len(size.tried) == self._trials.steps or _is_hopeless(size):
+                self._judge(size)
         elif shape == size.best:
             known = size.seconds
             size.seconds = seconds if known is None else _mix(known, seconds)
@@ -141,14 +167,14 @@ class Shapes:
     def _due(self, rows: int, size: _Size) -> Shape | None:
         if size.seconds is None or size.seconds < WORTH_LEARNING:
             return None
-        others = self._others(rows, size.best)
-        waits = {other: size.lost.setdefault(other, _Lost(due=_first(size))) for other in others}
+        others, first = self._others(rows, size.best), max(self._trials.first, size.steady)
+        waits = {other: size.lost.setdefault(other, _Lost(due=first)) for other in others}
         for other in sorted(others, key=lambda other: waits[other].due):
             if waits[other].due > size.steady:
                 break
             if not self._is_known_to_lose(other, size):
                 return other
-            _lose(size, other, 1.0)
+            self._lose(size, other, 1.0)
         return None
 
     def _is_known_to_lose(self, other: Shape, size: _Size) -> bool:
@@ -156,6 +182,27 @@ class Shapes:
         seen, wait = self._seen.get(other), size.lost[other]
         assert size.seconds is not None
         return wait.times == 0 and seen is not None and seen > size.seconds
+
+    def _judge(self, size: _Size) -> None:
+        """TRIAL -> STEADY."""
+        trial, taken = size.trial, _mean(size.tried)
+        assert trial is not None
+        assert size.seconds is not None
+        size.trial, size.tried = None, []
+        ratio = taken / size.seconds
+        if ratio < GAIN:
+            size.lost = {size.best: _Lost(1, size.steady + self._trials.again)}
+            size.best, size.seconds = trial, taken
+        else:
+            self._lose(size, trial, ratio)
+        size.compared = size.seconds
+
+    def _lose(self, size: _Size, shape: Shape, ratio: float) -> None:
+        """Puts off the next trial of a shape that was so many times slower."""
+        lost = size.lost[shape]
+        lost.times += 1
+        wait = self._trials.again * 2 ** (lost.times - 1) * max(1.0, ratio) ** 2
+        lost.due = size.steady + int(min(wait, self._trials.longest))
 
     def _others(self, rows: int, best: Shape) -> list[Shape]:
         """Shapes a step away from the best one."""
@@ -170,6 +217,42 @@ class Shapes:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How to compute one step; `observe` wants to be told how long it took."""
+
+    threads: int
+    padding: int
+    observe: Callable[[float], None]
+
+
+class StepShapes:
+    """Shapes of steps that only decode, and of those with prompts in them.
+
+    Args: see `Shapes`.
+    """
+
+    def __init__(self, threads: int, max_rows: int, *, pads: bool, fewer: bool) -> None:
+        self.threads = threads
+        self._decode = Shapes(threads, max_rows, pads=pads, fewer=fewer)
+        self._prompts = Shapes(threads, max_rows, pads=False, fewer=fewer, trials=PROMPTS)
+
+    def choose(self, rows: int, *, only_decoding: bool) -> Choice:
+        """How to compute a step of so many rows."""
+        if only_decoding:
+            shapes, size, scale = self._decode, rows, 1.0
+        else:
+            # No two chunks are of one length, but what they take is in proportion to it.
+            size = 1 << rows.bit_length()
+            shapes, scale = self._prompts, size / rows
+        shape = shapes.choose(size)
+        return Choice(
+            shape.threads,
+            shape.rows - size,
+            lambda seconds: shapes.observe(size, shape, scale * seconds),
+        )
+
+
 def fitting(taken: int, tokens: int) -> int:
     """How many of so many prompt tokens to compute beside rows that are taken already.
 
@@ -179,31 +262,8 @@ def fitting(taken: int, tokens: int) -> int:
     return tokens - (taken + tokens) % multiple if tokens >= 2 * multiple else tokens
 
 
-def _first(size: _Size) -> int:
-    return max(FIRST_TRIAL, size.steady)
-
-
-def _judge(size: _Size) -> None:
-    """TRIAL -> STEADY."""
-    trial, taken = size.trial, _mean(size.tried)
-    assert trial is not None
-    assert size.seconds is not None
-    size.trial, size.tried = None, []
-    ratio = taken / size.seconds
-    if ratio < GAIN:
-        size.lost = {size.best: _Lost(1, size.steady + NEXT_TRIAL)}
-        size.best, size.seconds = trial, taken
-    else:
-        _lose(size, trial, ratio)
-    size.compared = size.seconds
-
-
-def _lose(size: _Size, shape: Shape, ratio: float) -> None:
-    """Puts off the next trial of a shape that was so many times slower."""
-    lost = size.lost[shape]
-    lost.times += 1
-    wait = NEXT_TRIAL * 2 ** (lost.times - 1) * max(1.0, ratio) ** 2
-    lost.due = size.steady + int(min(wait, LONGEST_WAIT))
+def _is_hopeless(size: _Size) -> bool:
+    return size.seconds is not None and _mean(size.tried) > HOPELESS * size.seconds
 
 
 def _notice_change(size: _Size) -> None:

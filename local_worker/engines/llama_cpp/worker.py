@@ -29,7 +29,7 @@ from local_worker.engines.llama_cpp.prefix_cache import Room
 from local_worker.engines.llama_cpp.sampling import BadLogitsError, Sampler
 from local_worker.engines.llama_cpp.scheduler import Chunk, Scheduler
 from local_worker.engines.llama_cpp.sequence import CachedSequence, borders
-from local_worker.engines.llama_cpp.shapes import Shapes
+from local_worker.engines.llama_cpp.shapes import StepShapes
 from local_worker.engines.process import messages
 from local_worker.engines.process.channel import Channel, open_channel
 from local_worker.engines.process.commands import CommandReader
@@ -58,7 +58,7 @@ class EngineLoop:
         self,
         llama: Llama,
         scheduler: Scheduler,
-        shapes: Shapes,
+        shapes: StepShapes,
         commands: queue.SimpleQueue[messages.Command],
         channel: Channel,
     ) -> None:
@@ -70,7 +70,7 @@ class EngineLoop:
         self._ended: list[StepOutput] = []
         self._stopped = False
         self._steps = self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
-        self._padding_rows, self._threads = 0, shapes.best(1).threads
+        self._padding_rows, self._threads = 0, shapes.threads
         self._shapes = shapes
         self._laps = Laps()
 
@@ -114,17 +114,14 @@ class EngineLoop:
         rows = [row for chunk in chunks for row in _rows(chunk)]
         decoding = sum(not chunk.sequence.is_prefilling for chunk in chunks)
         only_decoding = decoding == len(chunks)
-        shape = self._shapes.choose(len(rows)) if only_decoding else None
+        choice = self._shapes.choose(len(rows), only_decoding=only_decoding)
         self._laps.end("schedule")
-        if shape is None:
-            logits = self._llama.decode(rows)
-        else:
-            logits = self._llama.decode(rows, shape.threads, shape.rows - len(rows))
+        logits = self._llama.decode(rows, choice.threads, choice.padding)
         seconds = self._laps.end("compute")
-        if shape is not None:
-            self._shapes.observe(len(rows), shape, seconds)
-            self._padding_rows += shape.rows - len(rows)
-            self._threads = shape.threads
+        choice.observe(seconds)
+        if only_decoding:
+            self._padding_rows += choice.padding
+            self._threads = choice.threads
         self._steps += 1
         self._scheduler.pace.observe(decoding, len(rows) - decoding, seconds)
         return logits
@@ -301,7 +298,7 @@ def main() -> None:
         window=llama.window,
     )
     scheduler = Scheduler(room, config.max_tokens_per_step, config.target_itl)
-    shapes = Shapes(
+    shapes = StepShapes(
         config.threads,
         config.max_tokens_per_step,
         pads=llama.pads,

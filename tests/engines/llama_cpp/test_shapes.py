@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 
 from local_worker.engines.llama_cpp.shapes import (
-    FIRST_TRIAL,
-    LONGEST_WAIT,
+    DECODE,
     MOST_PADDING,
-    TRIAL_STEPS,
+    PROMPTS,
     WORTH_LEARNING,
     Shape,
     Shapes,
+    StepShapes,
     fitting,
 )
 
@@ -66,7 +66,7 @@ def test_threads_that_neither_help_nor_hurt_stay():
 def test_what_was_seen_of_larger_steps_is_not_tried_again():
     shapes = Shapes(2, 512, fewer=False)
     for rows in (8, 12, 16):
-        run(shapes, rows, FIRST_TRIAL, lambda shape: shape.rows / 100)
+        run(shapes, rows, DECODE.first, lambda shape: shape.rows / 100)
     used = run(shapes, 7, 60, lambda shape: shape.rows / 100)
     assert set(used) == {Shape(2, 7)}
 
@@ -93,11 +93,19 @@ def test_a_neighbour_is_noticed_within_a_few_steps():
     assert sum(shape.threads == 2 for shape in used) < 10
 
 
+def test_prompts_learn_from_few_steps():
+    shapes = Shapes(2, 512, pads=False, trials=PROMPTS)
+    used = run(shapes, 128, 6, lambda shape: 3.0 if shape.threads == 2 else 1.0)
+    assert [shape.threads for shape in used] == [2, 2, 1, 1, 1, 1]
+    run(shapes, 128, PROMPTS.longest + 2, lambda shape: 1 / shape.threads)
+    assert shapes.best(128).threads == 2
+
+
 def test_and_so_is_its_end():
     shapes = Shapes(2, 512, pads=False)
     run(shapes, 1, 100, lambda shape: 0.15 if shape.threads == 2 else 0.05)
     assert shapes.best(1).threads == 1
-    run(shapes, 1, LONGEST_WAIT + 2 * TRIAL_STEPS, lambda shape: 0.05 / shape.threads)
+    run(shapes, 1, DECODE.longest + 2 * DECODE.steps, lambda shape: 0.05 / shape.threads)
     assert shapes.best(1).threads == 2
 
 
@@ -132,3 +140,23 @@ def test_prompt_tokens_fill_up_the_kernels_multiples():
     assert fitting(5, 100) == 91
     assert fitting(0, 512) == 512
     assert fitting(5, 20) == 20
+
+
+def test_steps_with_prompts_learn_by_the_row_and_add_none():
+    shapes = StepShapes(2, 512, pads=True, fewer=True)
+    used = []
+    for rows in (70, 80, 90, 100, 110, 120):
+        choice = shapes.choose(rows, only_decoding=False)
+        choice.observe(rows * (0.03 if choice.threads == 2 else 0.01))
+        used.append(choice.threads)
+        assert choice.padding == 0
+    assert used == [2, 2, 1, 1, 1, 1]
+    assert shapes.choose(7, only_decoding=True).threads == 2
+
+
+def test_padding_of_steps_that_only_decode():
+    shapes = StepShapes(1, 512, pads=True, fewer=True)
+    for _ in range(100):
+        choice = shapes.choose(14, only_decoding=True)
+        choice.observe(cheap_at_16(Shape(choice.threads, 14 + choice.padding)))
+    assert choice.padding == 2
