@@ -24,6 +24,8 @@ SPARE = 1.25
 """Prompts are only about as long as asked."""
 
 LEAST_CELLS = 8192
+LEAST_SLOT = 256
+"""KV cells of a slot: the sample that shows how many tokens a word has must fit, too."""
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -97,7 +99,7 @@ class Scenario(Record):
         one = self.shared_tokens + self.own_tokens + self.max_tokens
         long = self.intruder.tokens + self.intruder.max_tokens if self.intruder else 0
         each = int(SPARE * max(one, long)) + 64
-        return max(LEAST_CELLS, self.concurrency * each)
+        return max(LEAST_CELLS, self.concurrency * max(LEAST_SLOT, each))
 
 
 def load_scenario(name: str) -> Scenario:
@@ -129,7 +131,7 @@ def load_scenario(name: str) -> Scenario:
         raise ConfigError(f"{place}: {where}: {first['msg'].lower()}") from None
 
 
-SAMPLE_WORDS = 40
+SAMPLE_WORDS = 16
 
 
 def sample() -> str:

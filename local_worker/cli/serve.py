@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from local_worker.catalog.llama_parts import Wish
@@ -79,6 +80,12 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="type of the KV cache: f16, or smaller (llama.cpp: q8_0, vLLM: fp8)")  # fmt: skip
     add("--prefix-slots", type=int, metavar="N",
         help="llama.cpp: prompts kept for later ones that begin alike")  # fmt: skip
+    add("--cache-dir", type=Path, metavar="DIR",
+        help="llama.cpp: keep prompts there that others began with, for the next start, "
+        "too")  # fmt: skip
+    add("--cache-gb", type=float, metavar="N",
+        help="GB of prompts kept outside the KV cells (default: 0.25 of memory, or 4 in "
+        "--cache-dir)")  # fmt: skip
     add("--gpu-layers", type=int, metavar="N", help="layers on the GPU")
     add("--load-mode", choices=("memory", "mmap"), help="read the weights, or map the file")
     add("--threads", type=int, metavar="N", help="compute threads")
@@ -225,6 +232,8 @@ def _overrides(options: argparse.Namespace) -> Overrides:
         threads=options.threads,
         max_tokens_per_step=options.max_tokens_per_step,
         target_itl=None if target is None else target / 1000,
+        cache_dir=None if options.cache_dir is None else options.cache_dir.expanduser().resolve(),
+        max_kept_bytes=_kept_bytes(options),
         engine=options.engine,
         vllm=VllmWish(
             parallel=_parallel(options),
@@ -233,6 +242,14 @@ def _overrides(options: argparse.Namespace) -> Overrides:
             speculate=options.speculate,
         ),
     )
+
+
+def _kept_bytes(options: argparse.Namespace) -> int:
+    default = 0.25 if options.cache_dir is None else 4.0
+    size = default if options.cache_gb is None else options.cache_gb
+    if not 0 <= size < math.inf:
+        raise ConfigError("--cache-gb is a number of GB, or 0 to keep nothing")
+    return int(size * 1e9)
 
 
 def _parallel(options: argparse.Namespace) -> Parallel:

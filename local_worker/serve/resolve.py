@@ -211,6 +211,8 @@ def _config(path: Path, chosen: LlamaPlan, overrides: Overrides) -> LlamaConfig:
         max_tokens_per_step=overrides.max_tokens_per_step
         or max(MIN_TOKENS_PER_STEP, chosen.max_num_seqs),
         target_itl=overrides.target_itl,
+        max_kept_bytes=overrides.max_kept_bytes,
+        cache_dir=None if overrides.cache_dir is None else str(overrides.cache_dir),
         threads=chosen.threads,
         kv_type=chosen.kv_type,
         gpu_layers=chosen.n_gpu_layers,

@@ -46,6 +46,8 @@ class Overrides:
     threads: int | None = None
     max_tokens_per_step: int | None = None
     target_itl: float | None = None
+    cache_dir: Path | None = None
+    max_kept_bytes: int = 0
     engine: EngineName | None = None
     vllm: VllmWish = field(default_factory=VllmWish)
 

@@ -190,6 +190,7 @@ def wish_of(overrides: Overrides) -> VllmWish:
         ("--load-mode", wish.load_mode),
         ("--prefix-slots", wish.cache_slots),
         ("--target-itl", overrides.target_itl),
+        ("--cache-dir", overrides.cache_dir),
     ):
         if value is not None:
             raise ConfigError(f"{option} is llama.cpp's: vLLM has no such choice")

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from local_worker.bench.scenario import Intruder, Scenario, load_scenario, prompts, sample
+from local_worker.bench.scenario import (
+    LEAST_SLOT,
+    SAMPLE_WORDS,
+    Intruder,
+    Scenario,
+    load_scenario,
+    prompts,
+    sample,
+)
 from local_worker.errors import ConfigError
 
 JOBS = Scenario(
@@ -40,12 +48,15 @@ def test_a_long_prompt_is_as_long_as_asked():
 def test_however_long_a_word_is_nothing_is_left_out():
     texts, _ = prompts(JOBS, 1, tokens_per_word=100.0)
     assert [len(text.split()) for text in texts] == [2, 2, 2]
-    assert len(sample().split()) == 40
+    assert len(sample().split()) == SAMPLE_WORDS
 
 
 def test_cells_hold_all_clients_at_once():
     assert JOBS.cells == 8192
-    assert JOBS.model_copy(update={"clients": 200}).cells == 200 * (int(1.25 * 53) + 64)
+    many = JOBS.model_copy(update={"clients": 200})
+    assert many.cells == 200 * LEAST_SLOT
+    longer = many.model_copy(update={"shared_tokens": 400})
+    assert longer.cells == 200 * (int(1.25 * 413) + 64)
 
 
 GOOD = "{name: x, about: y, clients: 1, requests: 1, own_tokens: 1, max_tokens: 1"

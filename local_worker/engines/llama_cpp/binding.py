@@ -11,14 +11,14 @@ import importlib.metadata
 import itertools
 import re
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from local_worker.engines.llama_cpp.prefix_cache import Share
+from local_worker.engines.llama_cpp.batch import Batch, Row
+from local_worker.engines.llama_cpp.prefix_cache import Cut, Share
 from local_worker.engines.llama_cpp.radix import RECURRENT
 from local_worker.engines.llama_cpp.shapes import MOST_PADDING
 from local_worker.engines.process.vocabulary import structures_a_prompt
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from local_worker.engines.llama_cpp.config import LlamaConfig
-    from local_worker.engines.llama_cpp.prefix_cache import Operation
     from local_worker.types import Grammar
 
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
@@ -52,16 +51,6 @@ class NativeError(Exception):
 
 class NoKvRoomError(NativeError):
     """The KV buffer could not take the batch; its state is what it was before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One token to compute: its id, its position in its sequence, and whether logits are wanted."""
-
-    token_id: int
-    position: int
-    slot: int
-    logits: bool
 
 
 class _NativeLog:
@@ -105,7 +94,7 @@ class Llama:
         self.window = self._find_window()
         self._context = self._make_context(config)
         self._memory = lib.llama_get_memory(self._context)
-        self._batch = _Batch(config.max_tokens_per_step)
+        self._batch = Batch(config.max_tokens_per_step)
         self._threads = self._threads_now = config.threads
         self._pieces: dict[int, bytes] = {}
         self.control_ids, self.control_tokens = self._find_control_tokens()
@@ -318,7 +307,32 @@ class Llama:
         pointer = lib.llama_get_logits(self._context)
         return np.ctypeslib.as_array(pointer, shape=(outputs, self.vocab_size))
 
-    def arrange(self, operations: Iterable[Operation]) -> None:
+    def save(self, slot: int) -> bytearray:
+        """What a slot holds, for `load` in a context of the same model and cells.
+
+        Raises:
+            NativeError: the library cannot copy this model's memory.
+        """
+        size = lib.llama_state_seq_get_size(self._context, slot)
+        data = bytearray(size)
+        buffer = (ctypes.c_uint8 * size).from_buffer(data)
+        written = lib.llama_state_seq_get_data(self._context, buffer, size, slot)
+        if written != size:
+            raise NativeError(f"slot {slot} cannot be copied: {self._log.last_words()}")
+        return data
+
+    def load(self, slot: int, data: bytearray, length: int) -> None:
+        """Puts the first `length` tokens of what was saved into an empty slot.
+
+        Raises:
+            NativeError: there is no room, or it is not what `save` has given.
+        """
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer(data)
+        if not lib.llama_state_seq_set_data(self._context, buffer, len(data), slot):
+            raise NativeError(f"slot {slot} cannot be filled: {self._log.last_words()}")
+        self.arrange((Cut(slot, length),))
+
+    def arrange(self, operations: Iterable[Share | Cut]) -> None:
         """Moves what slots hold, without computing anything.
 
         Raises:
@@ -341,38 +355,6 @@ class Llama:
         """Frees the context and the model."""
         lib.llama_free(self._context)
         lib.llama_model_free(self._model)
-
-
-class _Batch:
-    """Arrays that a `llama_batch` points into, filled anew for every step."""
-
-    def __init__(self, capacity: int) -> None:
-        self._token = np.zeros(capacity, np.int32)
-        self._pos = np.zeros(capacity, np.int32)
-        self._seq = np.zeros(capacity, np.int32)
-        self._count = np.ones(capacity, np.int32)
-        self._logits = np.zeros(capacity, np.int8)
-        # seq_id is an array of pointers, one per row: each points at its row's single id.
-        base, size = self._seq.ctypes.data, self._seq.itemsize
-        self._seq_pointers = np.array([base + i * size for i in range(capacity)], np.uint64)
-        self.native = lib.llama_batch()
-        self.native.embd = None
-        for name, array in (
-            ("token", self._token), ("pos", self._pos), ("n_seq_id", self._count),
-            ("seq_id", self._seq_pointers), ("logits", self._logits),
-        ):  # fmt: skip
-            kind = dict(lib.llama_batch._fields_)[name]
-            setattr(self.native, name, array.ctypes.data_as(kind))
-
-    def fill(self, rows: Sequence[Row]) -> int:
-        """Returns how many rows ask for logits."""
-        count = len(rows)
-        self._token[:count] = [row.token_id for row in rows]
-        self._pos[:count] = [row.position for row in rows]
-        self._seq[:count] = [row.slot for row in rows]
-        self._logits[:count] = [row.logits for row in rows]
-        self.native.n_tokens = count
-        return int(self._logits[:count].sum())
 
 
 def library_version() -> str:

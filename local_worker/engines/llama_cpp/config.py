@@ -16,6 +16,9 @@ class LlamaConfig:
         max_num_seqs: sequences alive at a time.
         cache_slots: prefixes kept beside them; 0 keeps none.
         cheap_cells: that those may hold without slowing every step down noticeably.
+        max_kept_bytes: of prefixes that were taken out of the KV cells: in main memory, or in
+            `cache_dir`. 0 keeps none there.
+        cache_dir: a folder that they are kept in when the process ends; None for main memory.
         max_tokens_per_step: rows of one batch at the most.
         target_itl: seconds between a stream's tokens that prompts beside it should not exceed;
             None is a multiple of the measured decode step, 0 sets no limit.
@@ -32,6 +35,8 @@ class LlamaConfig:
     max_num_seqs: int
     cache_slots: int = 16
     cheap_cells: int = 1024
+    max_kept_bytes: int = 256 << 20
+    cache_dir: str | None = None
     max_tokens_per_step: int = 512
     target_itl: float | None = None
     threads: int = 1

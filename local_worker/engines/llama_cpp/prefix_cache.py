@@ -5,7 +5,8 @@ FREE -> RUNNING -> CACHED -> FREE      RUNNING -> FREE      FREE -> CACHED (a sn
 A finished sequence's slot stays as it is and lends what it holds, until its cells or the slot
 itself are needed: least recently used first. Every cell in use makes every step a little slower,
 used by it or not, so the cache has limits of its own: what costs little may stay, and beside it the
-newest one if it is not too large, since a conversation is likely to go on from there.
+newest one if it is not too large, since a conversation is likely to go on from there. What is
+worth it is copied out of the buffer before it is given up: see `kept`.
 
 Nothing is done here: every change of slots is returned as operations, to be carried out on the
 buffer in that order, before the next batch is computed.
@@ -16,12 +17,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from local_worker.engines.llama_cpp.radix import PrefixTree
+from local_worker.engines.llama_cpp.kept import (
+    WORTH_KEEPING,
+    Drop,
+    Keep,
+    KeptMatch,
+    KeptPrefixes,
+    Load,
+    Prefix,
+)
+from local_worker.engines.llama_cpp.radix import Match, PrefixTree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from local_worker.engines.llama_cpp.radix import Match
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ class Cut:
     length: int = 0
 
 
-Operation = Share | Cut
+Operation = Share | Cut | Keep | Load | Drop
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +73,22 @@ class Room:
     window: int | None = None
 
 
-class PrefixCache:
-    """All slots of one KV buffer."""
+Lender = Match | KeptMatch | None
+"""Where the beginning of a prompt comes from."""
 
-    def __init__(self, room: Room) -> None:
+
+class PrefixCache:
+    """All slots of one KV buffer.
+
+    Args:
+        room: slots and cells.
+        kept: what lies outside of the buffer.
+    """
+
+    def __init__(self, room: Room, kept: KeptPrefixes | None = None) -> None:
         self._room = room
+        self._kept = kept or KeptPrefixes(0)
+        self._lenders: set[int] = set()
         self._tree = PrefixTree(room.window)
         self._free = list(range(room.max_num_seqs + room.cache_slots - 1, -1, -1))
         self._cached: dict[int, None] = {}  # least recently used first
@@ -92,10 +111,17 @@ class PrefixCache:
         """Tokens of a slot that others can find."""
         return self._tree.length(slot)
 
-    def find(self, token_ids: Sequence[int], salt: str) -> Match | None:
-        """The longest prefix of these tokens that some slot lends."""
-        match = self._tree.match(token_ids, salt) if self._room.cache_slots else None
-        return match if match is not None and self._may_share(match.slot, match.length) else None
+    def find(self, token_ids: Sequence[int], salt: str) -> Match | KeptMatch | None:
+        """The longest prefix of these tokens that some slot lends, or a longer one that is kept."""
+        if not self._room.cache_slots:
+            return None
+        match = self._tree.match(token_ids, salt)
+        if match is not None and not self._may_share(match.slot, match.length):
+            match = None
+        kept = self._kept.find(token_ids, salt)
+        have = match.length if match is not None else 0
+        # Sharing copies nothing and takes no cells: a little more is not worth loading.
+        return kept if kept is not None and kept.length >= have + WORTH_KEEPING else match
 
     @property
     def longest_share(self) -> int | None:
@@ -113,7 +139,7 @@ class PrefixCache:
         bound = self.longest_share
         return bound is None or self._tree.shared_after(slot, length) <= bound
 
-    def free_cells(self, needed: int, *, keep: Match | None) -> tuple[tuple[Operation, ...], int]:
+    def free_cells(self, needed: int, *, keep: Lender) -> tuple[tuple[Operation, ...], int]:
         """Evicts until so many cells are in nobody's hands, or nothing is left to evict.
 
         Args:
@@ -135,18 +161,33 @@ class PrefixCache:
             free = self._room.kv_capacity - self.cells
         return tuple(operations), free
 
-    def take(self, match: Match | None) -> tuple[tuple[Operation, ...], int]:
-        """A slot for a new sequence, with the match in it. Returns operations and the slot."""
+    def take(
+        self, match: Lender, token_ids: Sequence[int], salt: str
+    ) -> tuple[tuple[Operation, ...], int]:
+        """A slot for a new sequence, with the match in it. Returns operations and the slot.
+
+        Args:
+            match: what `find` has found of the prompt.
+            token_ids: of the prompt.
+            salt: whose it is.
+        """
         operations: list[Operation] = []
         if not self._free:
             evictable = self._evictable(match)
             assert evictable, "more sequences run than there are slots for"
             operations += self._evict(evictable[0])
         slot = self._free.pop()
-        if match is not None:
+        if isinstance(match, Match):
             self._touch(match.slot)
+            self._lenders.add(match.slot)
             self._tree.share(match.slot, slot, match.length)
             operations.append(Share(match.slot, slot, match.length))
+        elif match is not None:
+            self._kept.touch(match.key)
+            # Somebody needed it again: it is worth keeping again, should it have gone meanwhile.
+            self._lenders.add(slot)
+            self._tree.extend(slot, tuple(token_ids[: match.length]), salt)
+            operations.append(Load(match.key, slot, match.length))
         return tuple(operations), slot
 
     def reach(self, slot: int, length: int) -> None:
@@ -182,7 +223,7 @@ class PrefixCache:
         if not length or not (whole or window is None or num_computed_tokens < window):
             return self.discard(slot)
         if self._tree.exclusive(slot) > self._room.max_cached_cells:
-            return self.discard(slot)  # instead of pushing everything else out first
+            return self._give_up(slot)  # instead of pushing everything else out first
         operations: list[Operation] = [] if whole else [Cut(slot, length)]
         self._tree.reach(slot, length)
         self._cached[slot] = None
@@ -198,7 +239,16 @@ class PrefixCache:
         """A sequence has ended and leaves nothing behind."""
         self._tree.drop(slot)
         self._free.append(slot)
+        self._lenders.discard(slot)
         return (Cut(slot),)
+
+    def pin(self, slot: int) -> tuple[Operation, ...]:
+        """What a running slot holds now is kept for everybody, for good."""
+        return self._keep(slot, Prefix(self._tree.tokens(slot), None))
+
+    def stored(self, key: int, size: int) -> tuple[Operation, ...]:
+        """What a `Keep` has copied takes so many bytes."""
+        return self._kept.stored(key, size)
 
     def clear(self) -> tuple[Operation, ...]:
         """Evicts all that is cached."""
@@ -209,18 +259,34 @@ class PrefixCache:
         for other in [other for other in self._cached if other != slot]:
             if other in self._tree.holders(slot):
                 self._touch(other)
-                return self._evict(slot)
+                return self._merge(slot, other)
         shorter = [s for s in self._cached if s != slot and slot in self._tree.holders(s)]
-        return tuple(operation for s in shorter for operation in self._evict(s))
+        return tuple(operation for s in shorter for operation in self._merge(s, slot))
 
-    def _evictable(self, keep: Match | None) -> list[int]:
+    def _merge(self, slot: int, longer: int) -> tuple[Operation, ...]:
+        """Nothing is lost with this slot: the longer one has it all."""
+        if slot in self._lenders:
+            self._lenders.add(longer)
+        del self._cached[slot]
+        return self.discard(slot)
+
+    def _evictable(self, keep: Lender) -> list[int]:
         """Cached slots but the one to keep, the least recently used one first."""
-        kept = keep.slot if keep is not None else None
+        kept = keep.slot if isinstance(keep, Match) else None
         return [slot for slot in self._cached if slot != kept]
 
     def _evict(self, slot: int) -> tuple[Operation, ...]:
         del self._cached[slot]
-        return self.discard(slot)
+        return self._give_up(slot)
+
+    def _give_up(self, slot: int) -> tuple[Operation, ...]:
+        prefix = Prefix(self._tree.tokens(slot), self._tree.salt(slot))
+        return (*self._keep(slot, prefix), *self.discard(slot))
+
+    def _keep(self, slot: int, prefix: Prefix) -> tuple[Operation, ...]:
+        if not self._kept.is_worth_it(prefix, lent=slot in self._lenders):
+            return ()
+        return (Keep(slot, self._kept.add(prefix), prefix),)
 
     def _touch(self, slot: int) -> None:
         if slot in self._cached:

@@ -104,6 +104,16 @@ class PrefixTree:
         held = self._held.get(slot)
         return held.length if held is not None else 0
 
+    def tokens(self, slot: int) -> tuple[int, ...]:
+        """Those of that slot in the tree."""
+        held = self._held.get(slot)
+        edges = [] if held is None else [node.token_ids for node in _path(held.node)]
+        return tuple(token for edge in reversed(edges) for token in edge)
+
+    def salt(self, slot: int) -> str:
+        """Whose tree that slot is in."""
+        return self._held[slot].salt
+
     def reach(self, slot: int, length: int) -> None:
         """The slot's memory has come so far, whether or not the tree knows the tokens."""
         self._reached[slot] = length

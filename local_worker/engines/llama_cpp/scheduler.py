@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING
 
 from local_worker.engines.llama_cpp.pace import Pace
 from local_worker.engines.llama_cpp.prefix_cache import PrefixCache
-from local_worker.engines.llama_cpp.radix import common_length
+from local_worker.engines.llama_cpp.radix import Match, common_length
 from local_worker.engines.llama_cpp.shapes import fitting
 from local_worker.engines.process.sequence import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from local_worker.engines.llama_cpp.prefix_cache import Operation, Room
-    from local_worker.engines.llama_cpp.radix import Match
+    from local_worker.engines.llama_cpp.kept import KeptPrefixes
+    from local_worker.engines.llama_cpp.prefix_cache import Lender, Operation, Room
     from local_worker.engines.llama_cpp.sequence import CachedSequence
 
 PATIENCE = 20.0
@@ -72,16 +72,21 @@ class Scheduler:
         room: slots and cells.
         max_tokens_per_step: token budget of one step; at least the room's max_num_seqs.
         target_itl: see `pace.Pace`.
+        kept: prefixes outside of the KV buffer.
     """
 
     def __init__(
-        self, room: Room, max_tokens_per_step: int, target_itl: float | None = None
+        self,
+        room: Room,
+        max_tokens_per_step: int,
+        target_itl: float | None = None,
+        kept: KeptPrefixes | None = None,
     ) -> None:
         if max_tokens_per_step < room.max_num_seqs:
             raise ValueError("a step must have room for one token of every sequence")
         self._room = room
         self._max_tokens_per_step = max_tokens_per_step
-        self._cache = PrefixCache(room)
+        self._cache = PrefixCache(room, kept)
         self.pace = Pace(target_itl)
         self.waiting: deque[CachedSequence] = deque()
         self.running: list[CachedSequence] = []
@@ -122,6 +127,10 @@ class Scheduler:
             return self._cache.discard(slot)
         self._publish(sequence, slot, sequence.num_computed_tokens)
         return self._cache.retire(slot, sequence.num_computed_tokens)
+
+    def stored(self, key: int, size: int) -> tuple[Operation, ...]:
+        """What a `Keep` has copied takes so many bytes."""
+        return self._cache.stored(key, size)
 
     def clear_cache(self) -> tuple[Operation, ...]:
         """Gives up what is kept for sequences to come."""
@@ -169,7 +178,8 @@ class Scheduler:
             if not fits:
                 return  # first come, first served: a smaller one behind it does not overtake
             self.waiting.remove(sequence)
-            operations, slot = self._cache.take(match)
+            request = sequence.request
+            operations, slot = self._cache.take(match, sequence.lendable_ids, request.cache_salt)
             yield from operations
             sequence.start_in(slot, match.length if match else 0, now)
             self.running.append(sequence)
@@ -182,10 +192,11 @@ class Scheduler:
         return waiting
 
     def _make_room(
-        self, sequence: CachedSequence, match: Match | None
+        self, sequence: CachedSequence, match: Lender
     ) -> tuple[tuple[Operation, ...], bool]:
         promised = sum(self._promised(other) for other in self.running)
-        needed = promised + sequence.reserved_cells - (match.length if match else 0)
+        shared = match.length if isinstance(match, Match) else 0
+        needed = promised + sequence.reserved_cells - shared
         operations, free = self._cache.free_cells(needed, keep=match)
         return operations, free >= needed
 
@@ -194,7 +205,7 @@ class Scheduler:
         assert sequence.slot is not None, "a running sequence has a slot"
         return sequence.reserved_cells - self._cache.length(sequence.slot)
 
-    def _better_waits(self, sequence: CachedSequence, match: Match | None) -> bool:
+    def _better_waits(self, sequence: CachedSequence, match: Lender) -> bool:
         """Whether a running sequence will soon hold more of this one's prompt."""
         if not self._room.cache_slots:
             return False

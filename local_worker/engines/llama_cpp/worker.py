@@ -7,6 +7,7 @@ the server is gone: an orphan would keep the model's memory.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import sys
@@ -16,20 +17,22 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from local_worker.engines.llama_cpp.batch import Row
 from local_worker.engines.llama_cpp.binding import (
     Llama,
     NativeError,
     NoKvRoomError,
-    Row,
     library_version,
 )
 from local_worker.engines.llama_cpp.config import LlamaConfig
+from local_worker.engines.llama_cpp.kept import Drop, Keep, KeptPrefixes, Load
 from local_worker.engines.llama_cpp.laps import Laps
 from local_worker.engines.llama_cpp.prefix_cache import Room
 from local_worker.engines.llama_cpp.sampling import BadLogitsError, Sampler
 from local_worker.engines.llama_cpp.scheduler import Chunk, Scheduler
 from local_worker.engines.llama_cpp.sequence import CachedSequence, borders
 from local_worker.engines.llama_cpp.shapes import StepShapes
+from local_worker.engines.llama_cpp.states import FileStates, MemoryStates, identity_of
 from local_worker.engines.process import messages
 from local_worker.engines.process.channel import Channel, open_channel
 from local_worker.engines.process.commands import CommandReader
@@ -37,11 +40,17 @@ from local_worker.engines.process.sequence import Status
 from local_worker.types import EngineInfo, EngineStats, FinishReason, StepOutput
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     from numpy.typing import NDArray
 
+    from local_worker.engines.llama_cpp.prefix_cache import Operation
+    from local_worker.engines.llama_cpp.states import States
     from local_worker.types import GenerationRequest
 
+
+log = logging.getLogger("local_worker")
 
 CACHED_SHARE = 0.25
 """Of the KV cells, that finished sequences may hold on to at the most."""
@@ -59,6 +68,7 @@ class EngineLoop:
         llama: Llama,
         scheduler: Scheduler,
         shapes: StepShapes,
+        states: States,
         commands: queue.SimpleQueue[messages.Command],
         channel: Channel,
     ) -> None:
@@ -72,16 +82,21 @@ class EngineLoop:
         self._steps = self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
         self._padding_rows, self._threads = 0, shapes.threads
         self._shapes = shapes
+        self._states = states
         self._laps = Laps()
 
     def run(self) -> None:
-        """Until `Shutdown`."""
+        """Until `Shutdown`; what is worth keeping is kept before that."""
         while not self._stopped:
             self._drain()
             outputs = self.step() if self._scheduler.has_work else []
             ended, self._ended = self._ended, []
             self._channel.send(messages.Stepped((*ended, *outputs), self._stats()))
             self._laps.end("send")
+            self._states.settle()
+        if self._states.lasting:
+            self._arrange(self._scheduler.clear_cache())
+        self._states.close()
 
     def step(self) -> list[StepOutput]:
         """One decode step for everything that can move."""
@@ -96,14 +111,14 @@ class EngineLoop:
             # Before computing anything: should this step be the process' last, the server knows
             # who was in it.
             self._channel.send(messages.Begun(begun))
-        self._llama.arrange(plan.operations)
+        self._arrange(plan.operations)
         if not chunks:
             return []
         try:
             logits = self._compute(chunks)
         except NoKvRoomError as error:
             if cached := self._scheduler.clear_cache():
-                self._llama.arrange(cached)
+                self._arrange(cached)
                 return []  # nothing was computed: the next step tries again
             return [self._shed(str(error))]
         outputs = self._apply(chunks, logits)
@@ -125,6 +140,20 @@ class EngineLoop:
         self._steps += 1
         self._scheduler.pace.observe(decoding, len(rows) - decoding, seconds)
         return logits
+
+    def _arrange(self, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            if isinstance(operation, Keep):
+                data = self._llama.save(operation.slot)
+                self._states.put(operation.key, operation.prefix, data)
+                self._arrange(self._scheduler.stored(operation.key, len(data)))
+            elif isinstance(operation, Load):
+                data = self._states.get(operation.key)
+                self._llama.load(operation.slot, data, operation.length)
+            elif isinstance(operation, Drop):
+                self._states.drop(operation.key)
+            else:
+                self._llama.arrange((operation,))
 
     def _drain(self) -> None:
         """Takes all commands; waits for one only when there is nothing to compute."""
@@ -225,7 +254,7 @@ class EngineLoop:
         return output
 
     def _forget(self, sequence: CachedSequence, *, keep: bool = True) -> None:
-        self._llama.arrange(self._scheduler.remove(sequence, keep=keep))
+        self._arrange(self._scheduler.remove(sequence, keep=keep))
         self._samplers.pop(sequence.request.request_id).close()
 
     def _stats(self) -> EngineStats:
@@ -274,6 +303,25 @@ def describe(llama: Llama, config: LlamaConfig) -> EngineInfo:
     )
 
 
+def _kept_states(config: LlamaConfig, *, whole: bool) -> tuple[KeptPrefixes, States]:
+    """What is kept outside of the KV buffer, from earlier runs, too."""
+    if config.cache_dir is None:
+        memory = MemoryStates()
+        return KeptPrefixes(config.max_kept_bytes, whole=whole, fetch=memory.fetch), memory
+    identity = identity_of(Path(config.model_path), library_version(), config.kv_type)
+    files = FileStates(Path(config.cache_dir), identity)
+    kept = KeptPrefixes(config.max_kept_bytes, whole=whole, fetch=files.fetch)
+    ours, others = files.restore(kept)
+    if others:
+        log.warning(
+            "%d of %d files in %s are of another model, build or cell type, or broken: ignored",
+            others,
+            ours + others,
+            config.cache_dir,
+        )
+    return kept, files
+
+
 def main() -> None:
     """Entry point of the child: `python -m local_worker.engines.llama_cpp.worker FD`."""
     channel = open_channel(sys.argv[1])
@@ -286,6 +334,11 @@ def main() -> None:
     except NativeError as error:
         channel.send(messages.StartFailed(str(error)))
         return
+    try:
+        kept, states = _kept_states(config, whole=llama.window is not None)
+    except OSError as error:
+        channel.send(messages.StartFailed(f"--cache-dir {config.cache_dir}: {error.strerror}"))
+        return
     channel.send(messages.Ready(describe(llama, config)))
     commands: queue.SimpleQueue[messages.Command] = queue.SimpleQueue()
     CommandReader(channel, llama, commands.put, os._exit).start()
@@ -297,14 +350,14 @@ def main() -> None:
         cheap_cells=min(config.cheap_cells, int(llama.kv_capacity * CACHED_SHARE)),
         window=llama.window,
     )
-    scheduler = Scheduler(room, config.max_tokens_per_step, config.target_itl)
+    scheduler = Scheduler(room, config.max_tokens_per_step, config.target_itl, kept)
     shapes = StepShapes(
         config.threads,
         config.max_tokens_per_step,
         pads=llama.pads,
         fewer=config.gpu_layers == 0,
     )
-    EngineLoop(llama, scheduler, shapes, commands, channel).run()
+    EngineLoop(llama, scheduler, shapes, states, commands, channel).run()
     llama.close()
 
 

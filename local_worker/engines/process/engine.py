@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
 STEP_TIMEOUT = 600.0
 """Seconds without a step, while there is work, after which the process counts as hung."""
-CLOSE_TIMEOUT = 5.0
+CLOSE_TIMEOUT = 15.0
 RETRY_DELAYS = (0.0, 0.2, 0.5, 1.0, 2.0)
 """Seconds before each attempt to restart; after the last one the engine has failed."""
 

@@ -201,3 +201,28 @@ async def test_the_pool_of_windows_is_never_shared_away(model, running_llama):
 
         runs = await asyncio.gather(*map(outputs_of, requests))
     assert {outputs[-1].finish.reason for outputs in runs} == {FinishReason.LENGTH}
+
+
+async def test_what_was_evicted_comes_back_and_changes_no_token(run_jobs, model):
+    """Two system texts in turns, where there is room for little more than one of them."""
+    texts = [(*(3 + i * step % 180 for i in range(300)), END) for step in (7, 11)]
+    mixed = [
+        replace(job, prompt_token_ids=(*text, *job.prompt_token_ids[len(SYSTEM) :]))
+        for job in jobs(4)
+        for text in texts
+    ]
+    plain = await run_jobs(mixed, cache_slots=0)
+    options = {"cache_slots": 12, "cheap_cells": 16, "max_num_seqs": 1, "kv_capacity": 512}
+    kept = await run_jobs(mixed, **options, max_model_len=384)
+    check_same(kept, plain, model)
+    assert sum(count >= 300 for _, count in kept) >= 4
+
+
+async def test_a_restart_keeps_what_others_began_with(run_jobs, model, tmp_path):
+    plain = await run_jobs(jobs(6), cache_slots=0)
+    options = {"cache_slots": 8, "cache_dir": str(tmp_path), "max_kept_bytes": 10**9}
+    before = await run_jobs(list(jobs(6))[:3], **options)
+    assert list(tmp_path.glob("*.kv"))
+    after = await run_jobs(list(jobs(6))[3:], **options)
+    check_same([*before, *after], plain, model)
+    assert after[0][1] >= len(SYSTEM) - 1

@@ -28,7 +28,7 @@ def llama(request, tmp_path_factory):
 
 def decoded(llama, **how):
     """Logits of two slots over six steps, from empty slots."""
-    from local_worker.engines.llama_cpp.binding import Row
+    from local_worker.engines.llama_cpp.batch import Row
     from local_worker.engines.llama_cpp.prefix_cache import Cut
 
     llama.arrange([Cut(0), Cut(1)])

@@ -5,6 +5,8 @@ import random
 
 import pytest
 
+from local_worker.engines.llama_cpp import kept, prefix_cache
+from local_worker.engines.llama_cpp.kept import Drop, Keep, KeptPrefixes, Load
 from local_worker.engines.llama_cpp.prefix_cache import Cut, Room, Share
 from local_worker.engines.llama_cpp.radix import RECURRENT
 from local_worker.engines.llama_cpp.scheduler import PATIENCE, Scheduler
@@ -35,9 +37,10 @@ def scheduler(
     window=None,
     target_itl=0.0,
     cheap=None,
+    kept=None,
 ):
     s = Scheduler(
-        Room(seqs, slots, cells, cells // 2, cheap or cells // 2, window), budget, target_itl
+        Room(seqs, slots, cells, cells // 2, cheap or cells // 2, window), budget, target_itl, kept
     )
     for one in sequences:
         s.add(one)
@@ -302,25 +305,58 @@ class Buffer:
     def __init__(self, window):
         self.cells = {}
         self.reached = {}
+        self.kept = {}
+        self.loaded = {}
+        self.dropped = []
         self._window = window
         self._ids = itertools.count()
 
-    def arrange(self, operations):
+    def settle(self):
+        self.loaded.clear()
+        for key in self.dropped:
+            del self.kept[key]
+        self.dropped.clear()
+
+    def arrange(self, operations, stored=lambda *_: ()):
         for o in operations:
-            if isinstance(o, Share):
-                stands = self.reached[o.source]
-                assert self._window is None or stands == o.length or stands < self._window
-                self.reached[o.slot] = o.length
+            if isinstance(o, Keep):
+                self._keep(o)
+                self.arrange(stored(o.key, len(o.prefix.token_ids)))
+            elif isinstance(o, Load):
+                self._load(o)
+            elif isinstance(o, Drop):
+                self.dropped.append(o.key)
             else:
-                assert o.length == 0 or self._window is None or self.reached[o.slot] < self._window
-                self.reached[o.slot] = o.length
-            for key, (position, slots) in list(self.cells.items()):
-                if isinstance(o, Share) and o.source in slots and position < o.length:
-                    slots.add(o.slot)
-                elif isinstance(o, Cut) and o.slot in slots and position >= o.length:
-                    slots.discard(o.slot)
-                    if not slots:
-                        del self.cells[key]
+                self._move(o)
+
+    def _keep(self, o):
+        length, stands = len(o.prefix.token_ids), self.reached[o.slot]
+        assert self._window is None or stands == length or stands < self._window
+        assert self.positions(o.slot)[:length] == list(range(length))
+        self.kept[o.key] = o.prefix
+
+    def _load(self, o):
+        prefix = self.kept[o.key]
+        assert self._window is None or o.length == len(prefix.token_ids)
+        assert not self.positions(o.slot)
+        self.compute(o.slot, 0, o.length)
+        self.loaded[o.slot] = prefix, o.length
+
+    def _move(self, o):
+        if isinstance(o, Share):
+            stands = self.reached[o.source]
+            assert self._window is None or stands == o.length or stands < self._window
+            self.reached[o.slot] = o.length
+        else:
+            assert o.length == 0 or self._window is None or self.reached[o.slot] < self._window
+            self.reached[o.slot] = o.length
+        for key, (position, slots) in list(self.cells.items()):
+            if isinstance(o, Share) and o.source in slots and position < o.length:
+                slots.add(o.slot)
+            elif isinstance(o, Cut) and o.slot in slots and position >= o.length:
+                slots.discard(o.slot)
+                if not slots:
+                    del self.cells[key]
 
     def compute(self, slot, start, count):
         self.reached[slot] = start + count
@@ -347,12 +383,22 @@ def any_prompt(rng, name, seen, window):
     return s
 
 
+@pytest.fixture
+def eager(monkeypatch):
+    """Prefixes are copied out and back although they are short."""
+    for name, value in {"WORTH_KEEPING": 6, "HEAD": 3, "LONG": 9}.items():
+        monkeypatch.setattr(kept, name, value)
+    monkeypatch.setattr(prefix_cache, "WORTH_KEEPING", 6)
+
+
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("seed", range(60))
 def test_whatever_comes_nothing_is_missing_and_nothing_overflows(seed):
     rng = random.Random(seed)
     window, slots = rng.choice([None, 24, RECURRENT]), rng.choice([0, 1, 5])
-    s = scheduler(cells=160, seqs=4, slots=slots, budget=32, window=window)
-    buffer, seen, pending, steps = Buffer(window), [SYSTEM], 60, 0
+    outside = KeptPrefixes(rng.choice([0, 100, 10_000]), whole=window is not None)
+    s = scheduler(cells=160, seqs=4, slots=slots, budget=32, window=window, kept=outside)
+    buffer, seen, pending, steps, loads = Buffer(window), [SYSTEM], 60, 0, 0
     while pending or s.has_work:
         for _ in range(min(pending, rng.randint(0, 3))):
             pending -= 1
@@ -360,7 +406,13 @@ def test_whatever_comes_nothing_is_missing_and_nothing_overflows(seed):
         steps += 1
         assert steps < 20_000, "somebody waits for ever"
         plan = s.plan(0.0)
-        buffer.arrange(plan.operations)
+        buffer.settle()
+        buffer.arrange(plan.operations, s.stored)
+        for one in s.running:
+            prefix, length = buffer.loaded.get(one.slot, (None, 0))
+            assert length == 0 or prefix.salt == one.request.cache_salt
+            assert length == 0 or prefix.token_ids[:length] == tuple(one.token_ids[:length])
+        loads += len(buffer.loaded)
         for chunk in plan.chunks:
             slot = chunk.sequence.slot
             assert buffer.positions(slot) == list(range(chunk.start)), "a hole, or too much"
@@ -372,11 +424,12 @@ def test_whatever_comes_nothing_is_missing_and_nothing_overflows(seed):
             if chunk.samples:
                 chunk.sequence.take(rng.randint(0, 3), b"x", ends=False, logprob=None, now=0.0)
             if chunk.sequence.status is Status.FINISHED:
-                buffer.arrange(s.remove(chunk.sequence, keep=rng.random() < 0.9))
+                buffer.arrange(s.remove(chunk.sequence, keep=rng.random() < 0.9), s.stored)
             elif rng.random() < 0.02:
                 chunk.sequence.end(FinishReason.ABORT, 0.0)
-                buffer.arrange(s.remove(chunk.sequence))
+                buffer.arrange(s.remove(chunk.sequence), s.stored)
         assert len(buffer.cells) >= s._cache.cells
+    assert loads or seed != 14, "this load brings some of what was copied out back in"
 
 
 def test_a_short_prompt_is_not_stuck_behind_a_long_one():

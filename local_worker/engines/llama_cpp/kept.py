@@ -1,0 +1,176 @@
+"""Prefixes that are kept outside the KV buffer, where they slow no step down. Pure.
+
+CACHED slot -> KEPT -> (loaded into any number of slots) -> gone, least recently used first
+
+A prefix comes here when its slot is needed and it is worth more than the time to copy it: because
+others have begun with it, or because it is long. What is here belongs to one salt, or to nobody in
+particular: a prefix that the operator has pinned serves everybody, and stays.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from local_worker.engines.llama_cpp.radix import common_length
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+HEAD = 32
+"""Leading tokens by which a prefix is looked up."""
+
+WORTH_KEEPING = 64
+"""Tokens that are not kept yet: fewer are computed as soon as copied."""
+
+LONG = 256
+"""Tokens that are worth it even if nobody has begun with them so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Tokens in the order in which they were computed.
+
+    Attributes:
+        salt: whose they are; None for everybody's.
+    """
+
+    token_ids: tuple[int, ...]
+    salt: str | None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it stays, whatever else comes."""
+        return self.salt is None
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What `slot` holds, all of it, is copied under `key`."""
+
+    slot: int
+    key: int
+    prefix: Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`slot`, which is empty, gets the first `length` tokens of what is kept under `key`."""
+
+    key: int
+    slot: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """What is kept under `key` is not wanted any more."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptMatch:
+    """What is kept and begins like a prompt, and how much of it."""
+
+    key: int
+    length: int
+
+
+class KeptPrefixes:
+    """What is kept, by its tokens.
+
+    Args:
+        max_bytes: of all states together; pinned ones may exceed it.
+        whole: whether a state can be used as a whole only, as those of windowed and recurrent
+            memories.
+        fetch: makes sure that a state can be had, before somebody is promised it.
+    """
+
+    def __init__(
+        self, max_bytes: int, *, whole: bool = False, fetch: Callable[[int], bool] = lambda _: True
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._whole = whole
+        self._fetch = fetch
+        self._prefixes: dict[int, Prefix] = {}  # least recently used first
+        self._sizes: dict[int, int] = {}
+        self._by_head: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        self._last_key = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all states."""
+        return sum(self._sizes.values())
+
+    def find(self, token_ids: Sequence[int], salt: str) -> KeptMatch | None:
+        """The longest one that a prompt begins with."""
+        while (best := self._longest(tuple(token_ids), salt)) is not None:
+            if self._fetch(best.key):
+                return best
+            self._forget(best.key)
+        return None
+
+    def _longest(self, token_ids: tuple[int, ...], salt: str) -> KeptMatch | None:
+        best = None
+        for key, prefix in self._alike(token_ids):
+            length = common_length(prefix.token_ids, token_ids)
+            usable = length == len(prefix.token_ids) if self._whole else length >= HEAD
+            if usable and prefix.salt in (salt, None) and (not best or length > best.length):
+                best = KeptMatch(key, length)
+        return best
+
+    def _alike(self, token_ids: tuple[int, ...]) -> Iterator[tuple[int, Prefix]]:
+        for key in self._by_head.get(token_ids[:HEAD], ()):
+            yield key, self._prefixes[key]
+
+    def is_worth_it(self, prefix: Prefix, *, lent: bool) -> bool:
+        """Whether to copy what is about to be lost; `lent` says that others have begun with it."""
+        if self._max_bytes <= 0 and not prefix.pinned:
+            return False
+        others = [
+            other.token_ids
+            for _, other in self._alike(prefix.token_ids)
+            if other.salt in (prefix.salt, None)
+        ]
+        if self._whole:
+            others = [token_ids for token_ids in others if token_ids == prefix.token_ids]
+        kept = (common_length(token_ids, prefix.token_ids) for token_ids in others)
+        new = len(prefix.token_ids) - max(kept, default=0)
+        if prefix.pinned:
+            return new > 0
+        return new >= (WORTH_KEEPING if lent else LONG)
+
+    def add(self, prefix: Prefix, key: int | None = None, size: int = 0) -> int:
+        """Takes a prefix in; its key, unless there is one already."""
+        if key is None:
+            key = self._last_key + 1
+        self._last_key = max(self._last_key, key)
+        self._prefixes[key] = prefix
+        self._sizes[key] = size
+        self._by_head[prefix.token_ids[:HEAD]].append(key)
+        return key
+
+    def stored(self, key: int, size: int) -> tuple[Drop, ...]:
+        """The state of that many bytes lies there; others may have to go, or itself."""
+        self._sizes[key] = size
+        drops = []
+        for other in [k for k, prefix in self._prefixes.items() if not prefix.pinned]:
+            if self.size <= self._max_bytes:
+                break
+            self._forget(other)
+            drops.append(Drop(other))
+        return tuple(drops)
+
+    def touch(self, key: int) -> None:
+        """It has been used."""
+        self._prefixes[key] = self._prefixes.pop(key)
+
+    def _forget(self, key: int) -> None:
+        prefix = self._prefixes.pop(key)
+        del self._sizes[key]
+        head = prefix.token_ids[:HEAD]
+        self._by_head[head].remove(key)
+        if not self._by_head[head]:
+            del self._by_head[head]
