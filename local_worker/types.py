@@ -303,6 +303,7 @@ class EngineSeconds:
 class EngineStats:
     """Gauges and counters of an engine, as of its last step.
 
+    `kv_separate` says that each sequence has KV cells of its own at present, and shares none.
     `seconds` and `threads` (of the last decode step) are None where the engine does not say.
     """
 
@@ -315,6 +316,7 @@ class EngineStats:
     cached_tokens: int = 0
     output_tokens: int = 0
     padding_rows: int = 0
+    kv_separate: bool = False
     restarts: int = 0
     threads: int | None = None
     seconds: EngineSeconds | None = None

@@ -73,6 +73,10 @@ class _EngineCollector(Collector):
             "waiting_sequences": ("Sequences waiting in the engine", stats.waiting),
             "kv_cells_used": ("KV cells holding tokens", stats.kv_used),
             "kv_cells": ("KV cells there are", stats.kv_capacity),
+            "kv_cells_separate": (
+                "1 while each sequence has KV cells of its own",
+                int(stats.kv_separate),
+            ),
             "ready": ("1 while the engine takes requests", int(self._engine.ready)),
         }
         for name, (text, value) in gauges.items():

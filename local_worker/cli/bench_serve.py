@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "default and with a slot for each request, and needs --model FILE.gguf")  # fmt: skip
     add("--llama-server", default=LLAMA_SERVER, metavar="PATH", help="where it is")
     add("--scenario", action="append", metavar="NAME|FILE.yaml",
-        help="stream, chat, shared-prefix, long-prompt, neighbour, or a file; may be "
-        "repeated")  # fmt: skip
+        help="stream, chat, many, shared-prefix, long-prompt, neighbour, or a file; "
+        "may be repeated")  # fmt: skip
     add("--pairs", type=int, default=3, metavar="N", help="runs of each (default: %(default)s)")
     add("--context", type=int, default=8192, metavar="N",
         help="tokens of a request, for our own server (default: %(default)s)")  # fmt: skip

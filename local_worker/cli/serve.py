@@ -80,6 +80,9 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="type of the KV cache: f16, or smaller (llama.cpp: q8_0, vLLM: fp8)")  # fmt: skip
     add("--prefix-slots", type=int, metavar="N",
         help="llama.cpp: prompts kept for later ones that begin alike")  # fmt: skip
+    add("--kv-layout", choices=("auto", "unified"), default="auto",
+        help="llama.cpp: KV cells that sequences share, or, where prompts turn out to share "
+        "nothing, cells of their own (default: %(default)s)")  # fmt: skip
     add("--cache-dir", type=Path, metavar="DIR",
         help="llama.cpp: keep prompts there that others began with, for the next start, "
         "too")  # fmt: skip
@@ -234,6 +237,7 @@ def _overrides(options: argparse.Namespace) -> Overrides:
         target_itl=None if target is None else target / 1000,
         cache_dir=None if options.cache_dir is None else options.cache_dir.expanduser().resolve(),
         max_kept_bytes=_kept_bytes(options),
+        kv_layout=options.kv_layout,
         engine=options.engine,
         vllm=VllmWish(
             parallel=_parallel(options),

@@ -211,6 +211,7 @@ def _config(path: Path, chosen: LlamaPlan, overrides: Overrides) -> LlamaConfig:
         max_tokens_per_step=overrides.max_tokens_per_step
         or max(MIN_TOKENS_PER_STEP, chosen.max_num_seqs),
         target_itl=overrides.target_itl,
+        kv_layout=overrides.kv_layout,
         max_kept_bytes=overrides.max_kept_bytes,
         cache_dir=None if overrides.cache_dir is None else str(overrides.cache_dir),
         threads=chosen.threads,

@@ -48,6 +48,7 @@ class Overrides:
     target_itl: float | None = None
     cache_dir: Path | None = None
     max_kept_bytes: int = 0
+    kv_layout: str = "auto"
     engine: EngineName | None = None
     vllm: VllmWish = field(default_factory=VllmWish)
 

@@ -127,6 +127,8 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tmp_path, m
 @pytest.mark.parametrize("shape", TINY)
 def test_llama_cpp_loads_a_tiny_file_and_gives_finite_logits(tmp_path, shape):
     binding = pytest.importorskip("local_worker.engines.llama_cpp.binding")
+    from local_worker.engines.llama_cpp.batch import Row
+
     config = LlamaConfig(
         str(make(tmp_path, shape)), kv_capacity=256, max_model_len=256, max_num_seqs=1
     )
@@ -134,11 +136,12 @@ def test_llama_cpp_loads_a_tiny_file_and_gives_finite_logits(tmp_path, shape):
     try:
         token_ids = llama.tokenize("three blind mice", parse_special=False)
         rows = [
-            binding.Row(token_id, index, 0, index == len(token_ids) - 1)
+            Row(token_id, index, 0, index == len(token_ids) - 1)
             for index, token_id in enumerate(token_ids)
         ]
-        logits = llama.decode(rows)
-        assert logits.shape == (1, 256 + 1 + len(script.SPECIAL))
+        (output,) = llama.decode(rows)
+        logits = output.logits
+        assert logits.shape == (256 + 1 + len(script.SPECIAL),)
         assert np.isfinite(logits).all()
         assert logits.std() > 0.01
     finally:

@@ -11,6 +11,8 @@ from llama_cpp import llama_cpp as lib
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -20,6 +22,19 @@ class Row:
     position: int
     slot: int
     logits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a row that asked for logits got.
+
+    Attributes:
+        logits: shape (vocab_size,).
+        row: its number in the native batch.
+    """
+
+    logits: NDArray[np.float32]
+    row: int
 
 
 class Batch:
@@ -43,12 +58,11 @@ class Batch:
             kind = dict(lib.llama_batch._fields_)[name]
             setattr(self.native, name, array.ctypes.data_as(kind))
 
-    def fill(self, rows: Sequence[Row]) -> int:
-        """Returns how many rows ask for logits."""
+    def fill(self, rows: Sequence[Row]) -> None:
+        """Makes these the rows."""
         count = len(rows)
         self._token[:count] = [row.token_id for row in rows]
         self._pos[:count] = [row.position for row in rows]
         self._seq[:count] = [row.slot for row in rows]
         self._logits[:count] = [row.logits for row in rows]
         self.native.n_tokens = count
-        return int(self._logits[:count].sum())

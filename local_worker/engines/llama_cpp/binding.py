@@ -10,14 +10,15 @@ import ctypes
 import importlib.metadata
 import itertools
 import re
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from local_worker.engines.llama_cpp.batch import Batch, Row
+from local_worker.engines.llama_cpp.batch import Batch, Output, Row
+from local_worker.engines.llama_cpp.layout import Layout, slot_cells
+from local_worker.engines.llama_cpp.native_log import NativeLog
 from local_worker.engines.llama_cpp.prefix_cache import Cut, Share
 from local_worker.engines.llama_cpp.radix import RECURRENT
 from local_worker.engines.llama_cpp.shapes import MOST_PADDING
@@ -25,16 +26,13 @@ from local_worker.engines.process.vocabulary import structures_a_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Set as AbstractSet
 
     from local_worker.engines.llama_cpp.config import LlamaConfig
     from local_worker.types import Grammar
 
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
 _LOAD_MODES = {"memory": lib.LLAMA_LOAD_MODE_NONE, "mmap": lib.LLAMA_LOAD_MODE_MMAP}
-_LOG_LEVEL_WARN = 3
-_LOG_LEVEL_CONT = 5
 
 
 Handle: TypeAlias = Any
@@ -53,24 +51,6 @@ class NoKvRoomError(NativeError):
     """The KV buffer could not take the batch; its state is what it was before."""
 
 
-class _NativeLog:
-    """Keeps the library's last words of warning: they are the best account of a failure."""
-
-    def __init__(self) -> None:
-        self.lines: deque[str] = deque(maxlen=20)
-        self._level = 0
-        self._callback = lib.llama_log_callback(self._write)
-        lib.llama_log_set(self._callback, ctypes.c_void_p(0))
-
-    def _write(self, level: int, text: bytes, _: Handle) -> None:
-        self._level = self._level if level == _LOG_LEVEL_CONT else level
-        if self._level >= _LOG_LEVEL_WARN and text.strip():
-            self.lines.append(text.decode(errors="replace").strip())
-
-    def last_words(self) -> str:
-        return "; ".join(list(self.lines)[-3:]) or "llama.cpp gave no reason"
-
-
 class _TensorOverride(ctypes.Structure):
     _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
 
@@ -86,16 +66,18 @@ class Llama:
     """
 
     def __init__(self, config: LlamaConfig) -> None:
-        self._log = _NativeLog()
+        self._log = NativeLog()
         lib.llama_backend_init()
         self._model = self._load(config)
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.vocab_size: int = lib.llama_vocab_n_tokens(self._vocab)
         self.window = self._find_window()
-        self._context = self._make_context(config)
+        self._config = config
+        self._unified_cells = 0
+        self._context = self._make_context(separate=False)
         self._memory = lib.llama_get_memory(self._context)
-        self._batch = Batch(config.max_tokens_per_step)
-        self._threads = self._threads_now = config.threads
+        self._batch = Batch(self._max_rows)
+        self._threads = config.threads
         self._pieces: dict[int, bytes] = {}
         self.control_ids, self.control_tokens = self._find_control_tokens()
         spellings = sorted(self.control_tokens, key=len, reverse=True)
@@ -135,12 +117,21 @@ class Llama:
         array[0] = _TensorOverride(pattern.encode(), ggml.ggml_backend_cpu_buffer_type())
         return array
 
-    def _make_context(self, config: LlamaConfig) -> Handle:
+    @property
+    def _max_rows(self) -> int:
+        """Of a batch, with those that are thrown away."""
+        return self._config.max_tokens_per_step + max(MOST_PADDING, self._config.max_num_seqs)
+
+    def _make_context(self, *, separate: bool) -> Handle:
+        config = self._config
         params = lib.llama_context_default_params()
         # Rows that are thrown away lie in cells and a slot, too, while their step is computed.
         params.n_ctx = config.kv_capacity + MOST_PADDING
         self._padding_slot = config.max_num_seqs + config.cache_slots
-        params.n_batch = params.n_ubatch = config.max_tokens_per_step
+        self._separate = separate
+        self._threads_now = config.threads
+        params.n_ubatch = config.max_tokens_per_step
+        params.n_batch = self._max_rows
         # The library wants room for a row of logits of every slot, cached ones too. Windowed layers
         # get a window more for each cached one: see `PrefixCache.longest_share`.
         slots = config.max_num_seqs + 1 + config.cache_slots * (2 if self.window else 1)
@@ -148,18 +139,35 @@ class Llama:
         params.n_outputs_max = slots + MOST_PADDING
         params.n_threads = params.n_threads_batch = config.threads
         params.type_k = params.type_v = _KV_TYPES[config.kv_type]
-        params.kv_unified = True
+        params.kv_unified = not separate
+        if separate:
+            params.n_seq_max = config.max_num_seqs
+            params.n_ctx = config.max_num_seqs * slot_cells(
+                config.max_num_seqs, self._unified_cells
+            )
         # Sliding-window layers need only their window: the full-size cache is for rewinding.
         params.swa_full = False
         context = lib.llama_init_from_model(self._model, params)
         if not context:
             raise NativeError(self._log.last_words())
+        if not separate:
+            self._unified_cells = int(lib.llama_n_ctx(context)) - MOST_PADDING
         return context
 
     @property
     def kv_capacity(self) -> int:
-        """KV cells the context really has for sequences."""
-        return int(lib.llama_n_ctx(self._context)) - MOST_PADDING
+        """KV cells there are for sequences in a unified layout."""
+        return self._unified_cells
+
+    def lay_out(self, layout: Layout) -> None:
+        """Makes the context anew; whatever it held is gone.
+
+        Raises:
+            NativeError: it cannot be made.
+        """
+        lib.llama_free(self._context)
+        self._context = self._make_context(separate=layout is Layout.SEPARATE)
+        self._memory = lib.llama_get_memory(self._context)
 
     def metadata(self, key: str) -> str | None:
         """A value of the model file's metadata as text, or None."""
@@ -274,7 +282,7 @@ class Llama:
 
     def decode(
         self, rows: Sequence[Row], threads: int | None = None, padding: int = 0
-    ) -> NDArray[np.float32]:
+    ) -> list[Output]:
         """Computes one batch.
 
         Args:
@@ -283,8 +291,8 @@ class Llama:
             padding: rows to add, whose results are thrown away.
 
         Returns:
-            Logits, shape (rows that asked for them, vocab_size), in row order. A view of the
-            library's own buffer: valid, and free to be written to, until the next call.
+            What rows have that asked for logits, in row order. Views of the library's own buffer:
+            valid, and free to be written to, until the next call.
 
         Raises:
             NoKvRoomError: the KV buffer has no room for the batch.
@@ -293,19 +301,47 @@ class Llama:
         if (threads := threads or self._threads) != self._threads_now:
             lib.llama_set_n_threads(self._context, threads, threads)
             self._threads_now = threads
-        scrap = [Row(0, position, self._padding_slot, True) for position in range(padding)]
-        outputs = self._batch.fill([*rows, *scrap]) - padding
+        scrap = self._scrap({row.slot for row in rows}, padding)
+        if self._separate and scrap:
+            everything = sorted((*rows, *scrap), key=lambda row: (row.slot, row.position))
+        else:
+            everything = [*rows, *scrap]
+        self._batch.fill(everything)
         status = lib.llama_decode(self._context, self._batch.native)
-        if padding:
-            lib.llama_memory_seq_rm(self._memory, self._padding_slot, -1, -1)
+        for row in scrap:
+            lib.llama_memory_seq_rm(self._memory, row.slot, row.position, -1)
         if status == 1:
             raise NoKvRoomError(f"no KV room for a batch of {len(rows)} tokens")
         if status != 0:
             raise NativeError(f"llama_decode returned {status}: {self._log.last_words()}")
-        if outputs == 0:
-            return np.empty((0, self.vocab_size), np.float32)
+        return self._outputs(everything, {row.slot for row in scrap})
+
+    def _scrap(self, slots: AbstractSet[int], padding: int) -> list[Row]:
+        """Rows to be thrown away: to fill up the kernels' multiples, and between slots.
+
+        Where each slot has a buffer of its own, only slots that are neighbours are computed
+        together.
+        """
+        if not self._separate:
+            return [Row(0, position, self._padding_slot, True) for position in range(padding)]
+        top = max(slots)
+        free = [slot for slot in range(top) if slot not in slots]
+        free += range(top + 1, min(top + 1 + padding, self._config.max_num_seqs))
+        # A slot may be taken, and have nothing to compute in this step.
+        last = (lib.llama_memory_seq_pos_max(self._memory, slot) for slot in free)
+        return [Row(0, end + 1, slot, True) for slot, end in zip(free, last, strict=True)]
+
+    def _outputs(self, rows: Sequence[Row], scrap: AbstractSet[int]) -> list[Output]:
+        wanted = [(index, row) for index, row in enumerate(rows) if row.logits]
+        if not wanted:
+            return []
         pointer = lib.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(pointer, shape=(outputs, self.vocab_size))
+        logits = np.ctypeslib.as_array(pointer, shape=(len(wanted), self.vocab_size))
+        return [
+            Output(logits[number], index)
+            for number, (index, row) in enumerate(wanted)
+            if row.slot not in scrap
+        ]
 
     def save(self, slot: int) -> bytearray:
         """What a slot holds, for `load` in a context of the same model and cells.
@@ -348,7 +384,7 @@ class Llama:
                 raise NativeError(f"slot {operation.slot} cannot be cut to {operation.length}")
 
     def sample(self, chain: Handle, row: int) -> int:
-        """Runs a sampler chain over the logits of an output row (counted among batch rows)."""
+        """Runs a sampler chain over the logits of `Output.row`."""
         return int(lib.llama_sampler_sample(chain, self._context, row))
 
     def close(self) -> None:

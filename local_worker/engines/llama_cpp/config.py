@@ -14,6 +14,8 @@ class LlamaConfig:
         kv_capacity: KV cells shared by all sequences.
         max_model_len: prompt and output of one request at the most.
         max_num_seqs: sequences alive at a time.
+        kv_layout: `unified` for cells that sequences share, or `auto` for cells of their own where
+            prompts turn out to share nothing.
         cache_slots: prefixes kept beside them; 0 keeps none.
         cheap_cells: that those may hold without slowing every step down noticeably.
         max_kept_bytes: of prefixes that were taken out of the KV cells: in main memory, or in
@@ -33,6 +35,7 @@ class LlamaConfig:
     kv_capacity: int
     max_model_len: int
     max_num_seqs: int
+    kv_layout: str = "auto"
     cache_slots: int = 16
     cheap_cells: int = 1024
     max_kept_bytes: int = 256 << 20

@@ -90,7 +90,7 @@ class PrefixCache:
         self._kept = kept or KeptPrefixes(0)
         self._lenders: set[int] = set()
         self._tree = PrefixTree(room.window)
-        self._free = list(range(room.max_num_seqs + room.cache_slots - 1, -1, -1))
+        self._free = set(range(room.max_num_seqs + room.cache_slots))
         self._cached: dict[int, None] = {}  # least recently used first
 
     @property
@@ -176,7 +176,7 @@ class PrefixCache:
             evictable = self._evictable(match)
             assert evictable, "more sequences run than there are slots for"
             operations += self._evict(evictable[0])
-        slot = self._free.pop()
+        slot = self._lowest_free()
         if isinstance(match, Match):
             self._touch(match.slot)
             self._lenders.add(match.slot)
@@ -189,6 +189,12 @@ class PrefixCache:
             self._tree.extend(slot, tuple(token_ids[: match.length]), salt)
             operations.append(Load(match.key, slot, match.length))
         return tuple(operations), slot
+
+    def _lowest_free(self) -> int:
+        """Where slots have buffers of their own, those of neighbours are computed together."""
+        slot = min(self._free)
+        self._free.remove(slot)
+        return slot
 
     def reach(self, slot: int, length: int) -> None:
         """A running slot has computed so many tokens, known to the tree or not."""
@@ -210,7 +216,7 @@ class PrefixCache:
             if not self._cached:
                 return ()
             operations += self._evict(next(iter(self._cached)))
-        copy = self._free.pop()
+        copy = self._lowest_free()
         self._tree.share(slot, copy, length)
         self._cached[copy] = None
         operations.append(Share(slot, copy, length))
@@ -238,7 +244,7 @@ class PrefixCache:
     def discard(self, slot: int) -> tuple[Operation, ...]:
         """A sequence has ended and leaves nothing behind."""
         self._tree.drop(slot)
-        self._free.append(slot)
+        self._free.add(slot)
         self._lenders.discard(slot)
         return (Cut(slot),)
 

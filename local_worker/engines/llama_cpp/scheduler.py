@@ -17,9 +17,10 @@ tokens: requests that come together with one long system prompt compute it once.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser, slot_cells
 from local_worker.engines.llama_cpp.pace import Pace
 from local_worker.engines.llama_cpp.prefix_cache import PrefixCache
 from local_worker.engines.llama_cpp.radix import Match, common_length
@@ -59,10 +60,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: what to do to the KV buffer first, then what to compute."""
+    """One step: what to do to the KV buffer first, then what to compute.
+
+    `layout` is set where the buffer is to be made anew instead; nothing is computed then.
+    """
 
     operations: tuple[Operation, ...]
-    chunks: tuple[Chunk, ...]
+    chunks: tuple[Chunk, ...] = ()
+    layout: Layout | None = None
 
 
 class Scheduler:
@@ -73,6 +78,7 @@ class Scheduler:
         max_tokens_per_step: token budget of one step; at least the room's max_num_seqs.
         target_itl: see `pace.Pace`.
         kept: prefixes outside of the KV buffer.
+        layouts: what chooses the buffer's layout; None leaves it unified.
     """
 
     def __init__(
@@ -81,12 +87,17 @@ class Scheduler:
         max_tokens_per_step: int,
         target_itl: float | None = None,
         kept: KeptPrefixes | None = None,
+        layouts: LayoutChooser | None = None,
     ) -> None:
         if max_tokens_per_step < room.max_num_seqs:
             raise ValueError("a step must have room for one token of every sequence")
-        self._room = room
+        self._room = self._whole_room = room
         self._max_tokens_per_step = max_tokens_per_step
+        self._kept = kept
         self._cache = PrefixCache(room, kept)
+        self._layouts = layouts or LayoutChooser(
+            Layout.UNIFIED, room.max_num_seqs, room.kv_capacity, fixed=True
+        )
         self.pace = Pace(target_itl)
         self.waiting: deque[CachedSequence] = deque()
         self.running: list[CachedSequence] = []
@@ -102,6 +113,11 @@ class Scheduler:
         return self._cache.cached_cells()
 
     @property
+    def layout(self) -> Layout:
+        """Of the KV cells."""
+        return self._layouts.layout
+
+    @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         return bool(self.waiting or self.running)
@@ -110,6 +126,7 @@ class Scheduler:
         """Queues a sequence; the caller made sure that it fits the KV buffer at all."""
         assert sequence.status is Status.WAITING
         self.waiting.append(sequence)
+        self._layouts.observe(sequence, len(self.waiting) + len(self.running))
 
     def find(self, request_id: str) -> CachedSequence | None:
         """The waiting or running sequence of that request, or None."""
@@ -138,8 +155,23 @@ class Scheduler:
 
     def plan(self, now: float) -> Plan:
         """Admits what fits and decides the next step; without chunks when there is no work."""
+        layout = self._layouts.wanted(self.waiting)
+        if layout is not self._layouts.layout and not self.running:
+            return Plan(self.clear_cache(), layout=layout)
         operations = [*self._snapshots(), *self._admit(now)]
-        return Plan(tuple(operations), tuple(self._chunks()))
+        chunks = sorted(self._chunks(), key=lambda chunk: chunk.sequence.slot or 0)
+        return Plan(tuple(operations), tuple(chunks))
+
+    def laid_out(self, layout: Layout) -> None:
+        """The KV buffer is a new one, in that layout."""
+        self._layouts.layout = layout
+        whole = self._whole_room
+        if layout is Layout.SEPARATE:  # nothing is shared, so there is nothing to keep
+            cells = whole.max_num_seqs * slot_cells(whole.max_num_seqs, whole.kv_capacity)
+            self._room = replace(whole, cache_slots=0, kv_capacity=cells)
+        else:
+            self._room = whole
+        self._cache = PrefixCache(self._room, self._kept)
 
     def computed(self, chunk: Chunk) -> None:
         """The chunk lies in the KV buffer now."""
@@ -160,6 +192,8 @@ class Scheduler:
     # -- admission ---------------------------------------------------------------------------
 
     def _admit(self, now: float) -> Iterator[Operation]:
+        if self._layouts.drains(self.running, self.waiting):
+            return
         for sequence in self._by_rank(now):
             if len(self.running) == self._room.max_num_seqs:
                 return

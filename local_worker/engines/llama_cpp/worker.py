@@ -27,6 +27,7 @@ from local_worker.engines.llama_cpp.binding import (
 from local_worker.engines.llama_cpp.config import LlamaConfig
 from local_worker.engines.llama_cpp.kept import Drop, Keep, KeptPrefixes, Load
 from local_worker.engines.llama_cpp.laps import Laps
+from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser
 from local_worker.engines.llama_cpp.prefix_cache import Room
 from local_worker.engines.llama_cpp.sampling import BadLogitsError, Sampler
 from local_worker.engines.llama_cpp.scheduler import Chunk, Scheduler
@@ -42,9 +43,7 @@ from local_worker.types import EngineInfo, EngineStats, FinishReason, StepOutput
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from local_worker.engines.llama_cpp.batch import Output
     from local_worker.engines.llama_cpp.prefix_cache import Operation
     from local_worker.engines.llama_cpp.states import States
     from local_worker.types import GenerationRequest
@@ -112,26 +111,30 @@ class EngineLoop:
             # who was in it.
             self._channel.send(messages.Begun(begun))
         self._arrange(plan.operations)
+        if plan.layout is not None:
+            log.info("the KV cells are %s now", plan.layout.value)
+            self._llama.lay_out(plan.layout)
+            self._scheduler.laid_out(plan.layout)
         if not chunks:
             return []
         try:
-            logits = self._compute(chunks)
+            computed = self._compute(chunks)
         except NoKvRoomError as error:
             if cached := self._scheduler.clear_cache():
                 self._arrange(cached)
                 return []  # nothing was computed: the next step tries again
             return [self._shed(str(error))]
-        outputs = self._apply(chunks, logits)
+        outputs = self._apply(chunks, computed)
         self._laps.end("sample")
         return outputs
 
-    def _compute(self, chunks: tuple[Chunk, ...]) -> NDArray[np.float32]:
+    def _compute(self, chunks: tuple[Chunk, ...]) -> list[Output]:
         rows = [row for chunk in chunks for row in _rows(chunk)]
         decoding = sum(not chunk.sequence.is_prefilling for chunk in chunks)
         only_decoding = decoding == len(chunks)
         choice = self._shapes.choose(len(rows), only_decoding=only_decoding)
         self._laps.end("schedule")
-        logits = self._llama.decode(rows, choice.threads, choice.padding)
+        computed = self._llama.decode(rows, choice.threads, choice.padding)
         seconds = self._laps.end("compute")
         choice.observe(seconds)
         if only_decoding:
@@ -139,7 +142,7 @@ class EngineLoop:
             self._threads = choice.threads
         self._steps += 1
         self._scheduler.pace.observe(decoding, len(rows) - decoding, seconds)
-        return logits
+        return computed
 
     def _arrange(self, operations: Iterable[Operation]) -> None:
         for operation in operations:
@@ -213,11 +216,10 @@ class EngineLoop:
         self._forget(sequence, keep=False)
         return output
 
-    def _apply(self, chunks: tuple[Chunk, ...], logits: NDArray[np.float32]) -> list[StepOutput]:
+    def _apply(self, chunks: tuple[Chunk, ...], computed: list[Output]) -> list[StepOutput]:
         outputs: list[StepOutput] = []
-        row, output_row = -1, 0
+        results = iter(computed)
         for chunk in chunks:
-            row += len(chunk.token_ids)
             sequence = chunk.sequence
             if sequence.is_prefilling:
                 self._prompt_tokens += len(chunk.token_ids)
@@ -225,17 +227,14 @@ class EngineLoop:
                 self._cached_tokens += sequence.num_cached_tokens
             self._scheduler.computed(chunk)
             if chunk.samples:
-                outputs.append(self._sample(sequence, logits[output_row], row))
-                output_row += 1
+                outputs.append(self._sample(sequence, next(results)))
         return outputs
 
-    def _sample(
-        self, sequence: CachedSequence, logits: NDArray[np.float32], row: int
-    ) -> StepOutput:
+    def _sample(self, sequence: CachedSequence, result: Output) -> StepOutput:
         sampler = self._samplers[sequence.request.request_id]
         now, sound = time.monotonic(), True
         try:
-            token_id, logprob = sampler.sample(logits, row, sequence.turn.num_tokens)
+            token_id, logprob = sampler.sample(result.logits, result.row, sequence.turn.num_tokens)
         except BadLogitsError as error:
             output, sound = sequence.end(FinishReason.ERROR, now, str(error)), False
         else:
@@ -268,6 +267,7 @@ class EngineLoop:
             cached_tokens=self._cached_tokens,
             output_tokens=self._output_tokens,
             padding_rows=self._padding_rows,
+            kv_separate=self._scheduler.layout is Layout.SEPARATE,
             threads=self._threads,
             seconds=self._laps.seconds(),
         )
@@ -325,6 +325,7 @@ def _kept_states(config: LlamaConfig, *, whole: bool) -> tuple[KeptPrefixes, Sta
 def main() -> None:
     """Entry point of the child: `python -m local_worker.engines.llama_cpp.worker FD`."""
     channel = open_channel(sys.argv[1])
+    logging.basicConfig(level=logging.INFO, format="local-worker: %(message)s")
     body = channel.receive()
     if body is None:
         return
@@ -350,7 +351,14 @@ def main() -> None:
         cheap_cells=min(config.cheap_cells, int(llama.kv_capacity * CACHED_SHARE)),
         window=llama.window,
     )
-    scheduler = Scheduler(room, config.max_tokens_per_step, config.target_itl, kept)
+    layouts = LayoutChooser(
+        Layout.UNIFIED,
+        config.max_num_seqs,
+        llama.kv_capacity,
+        # Other memories and devices do not gain by it, or have not been seen to.
+        fixed=config.kv_layout != "auto" or llama.window is not None or config.gpu_layers != 0,
+    )
+    scheduler = Scheduler(room, config.max_tokens_per_step, config.target_itl, kept, layouts)
     shapes = StepShapes(
         config.threads,
         config.max_tokens_per_step,

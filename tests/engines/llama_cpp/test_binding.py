@@ -35,7 +35,7 @@ def decoded(llama, **how):
     steps = []
     for position in range(6):
         rows = [Row(10 + 7 * slot + position, position, slot, True) for slot in (0, 1)]
-        steps.append(llama.decode(rows, **how).copy())
+        steps.append([output.logits.copy() for output in llama.decode(rows, **how)])
     return np.array(steps)
 
 

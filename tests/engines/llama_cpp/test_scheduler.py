@@ -7,6 +7,7 @@ import pytest
 
 from local_worker.engines.llama_cpp import kept, prefix_cache
 from local_worker.engines.llama_cpp.kept import Drop, Keep, KeptPrefixes, Load
+from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser
 from local_worker.engines.llama_cpp.prefix_cache import Cut, Room, Share
 from local_worker.engines.llama_cpp.radix import RECURRENT
 from local_worker.engines.llama_cpp.scheduler import PATIENCE, Scheduler
@@ -38,9 +39,14 @@ def scheduler(
     target_itl=0.0,
     cheap=None,
     kept=None,
+    layouts=None,
 ):
     s = Scheduler(
-        Room(seqs, slots, cells, cells // 2, cheap or cells // 2, window), budget, target_itl, kept
+        Room(seqs, slots, cells, cells // 2, cheap or cells // 2, window),
+        budget,
+        target_itl,
+        kept,
+        layouts,
     )
     for one in sequences:
         s.add(one)
@@ -543,3 +549,43 @@ def test_a_shared_prefix_outlives_the_jobs_that_share_it():
     s.add(last)
     finish(s)
     assert last.num_cached_tokens == len(SYSTEM)
+
+
+def test_the_layout_changes_when_nobody_runs_and_everybody_gets_on():
+    layouts = LayoutChooser(Layout.UNIFIED, 16, 16 * 256)
+    s = scheduler(seqs=16, cells=16 * 256, budget=64, layouts=layouts)
+    for n in range(80):
+        s.add(sequence(str(n), 10, 5))
+    seen, most = [], 0
+    while s.has_work:
+        plan = s.plan(0.0)
+        if plan.layout is not None:
+            assert not s.running
+            assert not plan.chunks
+            s.laid_out(plan.layout)
+        seen.append(s.layout)
+        slots = [chunk.sequence.slot for chunk in plan.chunks]
+        assert slots == sorted(slots)
+        most = max(most, len(s.running))
+        for chunk in plan.chunks:
+            s.computed(chunk)
+            if chunk.samples:
+                chunk.sequence.take(3, b"x", ends=False, logprob=None, now=0.0)
+            if chunk.sequence.status is Status.FINISHED:
+                s.remove(chunk.sequence)
+    assert seen[-1] is Layout.SEPARATE
+    assert most == 16
+
+
+def test_cells_of_their_own_share_nothing_and_keep_nothing():
+    layouts = LayoutChooser(Layout.SEPARATE, 4, 4 * 256, fixed=True)
+    s = scheduler(seqs=4, cells=4 * 256, layouts=layouts, budget=64)
+    s.laid_out(Layout.SEPARATE)
+    first = sequence("a", 5, shares=SYSTEM)
+    s.add(first)
+    s.add(sequence("b", 5, shares=SYSTEM))
+    found = run(s)
+    assert [start for _, start, *_ in found] == [0, 0]
+    slot = first.slot
+    assert s.remove(first) == (Cut(slot),)
+    assert s.cached_cells == 0

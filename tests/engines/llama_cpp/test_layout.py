@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from local_worker.engines.llama_cpp.layout import ENOUGH, MANY, SOON, Layout, LayoutChooser
+from local_worker.engines.llama_cpp.sequence import CachedSequence
+from local_worker.types import GenerationRequest
+
+SYSTEM = tuple(range(100))
+_own = itertools.count(1000, 1000)
+
+
+def job(own=50, *, shares=(), max_tokens=20, salt=""):
+    start = next(_own)
+    ids = (*shares, *range(start, start + own))
+    return CachedSequence(GenerationRequest("r", ids, max_tokens, cache_salt=salt), 0.0)
+
+
+def chooser(*jobs, together=32, layout=Layout.UNIFIED, slots=32, cells=32 * 256, fixed=False):
+    found = LayoutChooser(layout, slots, cells, fixed=fixed)
+    for one in jobs:
+        found.observe(one, together)
+    return found
+
+
+UNLIKE = [job() for _ in range(ENOUGH)]
+ALIKE = [job(shares=SYSTEM) for _ in range(ENOUGH)]
+
+
+def test_many_prompts_that_share_nothing_get_cells_of_their_own():
+    assert chooser(*UNLIKE).wanted([]) is Layout.SEPARATE
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        chooser(*ALIKE),
+        chooser(*UNLIKE[:-1]),
+        chooser(*UNLIKE, together=MANY - 1),
+        chooser(*UNLIKE, slots=MANY - 1),
+        chooser(*UNLIKE, fixed=True),
+    ],
+    ids=["alike", "too early", "few", "few slots", "fixed"],
+)
+def test_else_they_share_cells(found):
+    assert found.wanted([]) is Layout.UNIFIED
+
+
+def test_prompts_of_different_tenants_share_nothing():
+    salted = [job(shares=SYSTEM, salt=str(n)) for n in range(ENOUGH)]
+    assert chooser(*salted).wanted([]) is Layout.SEPARATE
+
+
+def test_a_request_too_long_for_cells_of_its_own_brings_them_together_again():
+    found = chooser(*UNLIKE, layout=Layout.SEPARATE)
+    assert found.wanted([job(), job(200, max_tokens=56)]) is Layout.SEPARATE
+    long = job(200, max_tokens=57)
+    assert found.wanted([job(), long]) is Layout.UNIFIED
+    running = [job(5, max_tokens=SOON * 10)]
+    assert found.drains(running, [long])  # it cannot be admitted anyway
+    assert not found.drains(running, [job(), long])  # but who comes before it can
+
+
+def test_so_do_prompts_that_begin_to_share():
+    found = chooser(*UNLIKE, layout=Layout.SEPARATE)
+    for one in ALIKE:
+        found.observe(one, 32)
+    assert found.shared > 0.3
+    assert found.wanted([]) is Layout.UNIFIED
+
+
+def test_a_few_that_share_change_nothing():
+    found = chooser(*UNLIKE, layout=Layout.SEPARATE)
+    for one in ALIKE[:3]:
+        found.observe(one, 32)
+    assert found.wanted([]) is Layout.SEPARATE
+
+
+def test_it_waits_only_for_those_that_are_done_soon():
+    found = chooser(*UNLIKE)
+    assert found.drains([], [])
+    assert found.drains([job(50, max_tokens=SOON - 50)], [])
+    assert not found.drains([job(50, max_tokens=SOON)], [])
+    assert not chooser(*ALIKE).drains([], [])
+
+
+def test_too_few_cells_to_give_each_its_own():
+    assert chooser(*UNLIKE, cells=32 * 255).wanted([job()]) is Layout.UNIFIED
