@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from typing import Any
 
 from local_worker.errors import ConfigError
 
 MAX_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Messages that conversations begin with, to be computed once and kept.
+
+    Attributes:
+        name: of the file they come from.
+        messages: as in a request's body.
+    """
+
+    name: str
+    messages: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +42,7 @@ class ServerConfig:
         default_effort: for models that have no default of their own.
         budget_message: text put before the closer when a thought is cut.
         allow_unenforced_effort: serve effort although the self-test failed.
+        pins: prompts to compute at start and keep.
     """
 
     host: str = "127.0.0.1"
@@ -43,6 +58,7 @@ class ServerConfig:
     default_effort: str = "medium"
     budget_message: str = ""
     allow_unenforced_effort: bool = False
+    pins: tuple[Pin, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= MAX_PORT:

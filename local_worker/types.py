@@ -155,6 +155,8 @@ class GenerationRequest:
         background: may wait while others do not; never for ever.
         cache_salt: prefixes are shared only with requests that have the same one.
         adapter: name of the LoRA adapter to compute with; None is the model as it is.
+        pinned: the prompt is kept for everybody, whatever its salt, for as long as the engine
+            runs; only engines whose `EngineInfo.pins` says so take it.
     """
 
     request_id: str
@@ -167,6 +169,7 @@ class GenerationRequest:
     background: bool = False
     cache_salt: str = ""
     adapter: str | None = None
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +283,7 @@ class EngineInfo:
     control_tokens: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     limits: tuple[tuple[str, str], ...] = ()
+    pins: bool = False
 
 
 @dataclass(frozen=True, slots=True)

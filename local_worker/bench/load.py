@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -64,7 +65,7 @@ async def tokens_per_word(target: Target) -> float:
 def _busy(count: int) -> Iterator[None]:
     """Keeps so many cores of this machine busy."""
     # With an eye on its parent: nothing is left behind, however this process ends.
-    script = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(1 << 20))"
+    script = f"import os\nwhile os.getppid() == {os.getpid()}: sum(range(1 << 20))"
     with ExitStack() as stack:
         for _ in range(count):
             process = subprocess.Popen([sys.executable, "-c", script])  # noqa: S603 - our own

@@ -1,4 +1,4 @@
-"""Runs and ratios as tables and JSON."""
+"""Runs and ratios as tables, pages and JSON."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from local_worker.bench.html import Bar, Chart, Section
 from local_worker.bench.stats import Ratio, Summary, ratio
 from local_worker.errors import ConfigError
 
@@ -70,6 +71,19 @@ def ratios(
         yield ratio(_values(ours[:pairs], figure), _values(theirs[:pairs], figure))
 
 
+def section(scenario: Scenario, runs: Mapping[str, Sequence[Summary]]) -> Section:
+    """The same for a page, with a chart for each figure."""
+    charts = []
+    for figure in figures_of(runs):
+        factor = 1000 if figure.in_milliseconds else 1
+        bars = [
+            Bar(name, [factor * value for value in _values(summaries, figure)], number)
+            for number, (name, summaries) in enumerate(runs.items())
+        ]
+        charts.append(Chart(figure.title, bars))
+    return Section(f"{scenario.name}: {scenario.about}", table(runs), charts)
+
+
 def as_json(scenario: Scenario, runs: Mapping[str, Sequence[Summary]]) -> dict[str, Any]:
     """Everything that was measured."""
     return {
@@ -84,10 +98,19 @@ def write_json(path: Path | None, found: dict[str, Any]) -> None:
     Raises:
         ConfigError: there is no writing to that file.
     """
+    write(path, json.dumps(found, indent=1) + "\n")
+
+
+def write(path: Path | None, text: str) -> None:
+    """Writes a file, if somebody wants it.
+
+    Raises:
+        ConfigError: there is no writing to that file.
+    """
     if path is None:
         return
     try:
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        path.write_text(text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from local_worker.bench.decode import BatchedBench, Decoded, Size, cells_of, measure
-from local_worker.bench.report import cell, write_json
+from local_worker.bench.html import Bar, Chart, Section, page
+from local_worker.bench.report import cell, write, write_json
 from local_worker.bench.stats import ratio
 from local_worker.cli import serve
-from local_worker.errors import BenchError, ConfigError
+from local_worker.errors import BenchError, ConfigError, EngineError
 
 if TYPE_CHECKING:
     from local_worker.serve.resolved import Resolved
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--serve-arg", action="append", default=[], metavar="ARG",
         help="an option for `local-worker serve`, e.g. --serve-arg=--threads=2")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write every run there, also when one fails")
+    add("--report", type=Path, metavar="FILE.html", help="write table and plots there")
     add("--seed", type=int, help="of the prompts (default: another one each time)")
 
 
@@ -71,8 +73,10 @@ def run(options: argparse.Namespace) -> int:
     try:
         asyncio.run(_measure(options, resolved, sizes, peer, runs))
     finally:
-        if runs:
-            _show(resolved, runs)
+        if any(found["local-worker"] for found in runs.values()):
+            section = _section(resolved, runs)
+            _show(section)
+            write(options.report, page("local-worker bench decode", [section]))
             write_json(options.json, _as_json(options, runs))
     return 0
 
@@ -134,27 +138,51 @@ async def _measure(
                         found["local-worker"].append(
                             await measure(engine, size, options.steps, rng)
                         )
-    except* BenchError as group:
-        raise group.exceptions[0] from None
+    except* (BenchError, EngineError) as group:
+        raise _first(group) from None
     finally:
         await engine.aclose()
 
 
-def _show(resolved: Resolved, runs: Runs) -> None:
+def _first(group: BaseExceptionGroup[Exception]) -> BenchError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, BenchError) else BenchError(f"the engine failed: {error}")
+
+
+def _section(resolved: Resolved, runs: Runs) -> Section:
     compared = any(len(found) > 1 for found in runs.values())
     predicted = getattr(resolved.plan, "predicted_tokens_per_s", None)
-    table = Table(title=f"decode: {resolved.card.names[0]}", title_justify="left")
     heads = ["sequences", "depth", "tokens/s", "compute, us", "sample", "schedule", "send"]
     heads += ["threads", "rows added"]
     heads += ["of bandwidth"] if predicted else []
     heads += [BATCHED_BENCH, "ratio"] if compared else []
-    for head in heads:
-        table.add_column(head, justify="right")
-    for size, found in runs.items():
-        if found["local-worker"]:
-            table.add_row(*_cells(size, found, predicted, compared))
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(table)
+    measured = {size: found for size, found in runs.items() if found["local-worker"]}
+    rows = [_cells(size, found, predicted, compared) for size, found in measured.items()]
+    charts = [_chart(depth, measured) for depth in dict.fromkeys(size.depth for size in measured)]
+    return Section(f"decode: {resolved.card.names[0]}", [heads, *rows], charts)
+
+
+def _chart(depth: int, runs: Runs) -> Chart:
+    bars = [
+        Bar(f"{size.sequences}, {name}", [run.tokens_per_s for run in each], number)
+        for size, found in runs.items()
+        if size.depth == depth
+        for number, (name, each) in enumerate(found.items())
+        if each
+    ]
+    return Chart(f"tokens/s by sequences, {depth} tokens deep", bars)
+
+
+def _show(section: Section) -> None:
+    table = Table(title=section.title, title_justify="left")
+    head, *rows = section.table
+    for title in head:
+        table.add_column(title, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _cells(

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from local_worker.bench import peers, report
+from local_worker.bench.html import page
 from local_worker.bench.load import run as run_load
 from local_worker.bench.load import tokens_per_word
 from local_worker.bench.scenario import load_scenario
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    from local_worker.bench.html import Section
     from local_worker.bench.peers import Started, Target
     from local_worker.bench.scenario import Scenario
 
@@ -47,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--serve-arg", action="append", default=[], metavar="ARG",
         help="an option for `local-worker serve`, e.g. --serve-arg=--threads=2")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write every run there, also when one fails")
+    add("--report", type=Path, metavar="FILE.html", help="write tables and plots there")
     add("--seed", type=int, help="of the prompts (default: another one each time)")
 
 
@@ -59,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("give --model to serve one, or --url of a server that runs already")
     console = Console(width=None if sys.stdout.isatty() else 200)
     found: dict[str, Any] = {}
+    sections: list[Section] = []
     with ExitStack() as stack:
         for scenario in scenarios:
             started, targets = _servers(options, scenario, stack)
@@ -70,7 +74,11 @@ def run(options: argparse.Namespace) -> int:
                     server.check()  # a dead server is the better explanation
                 raise
             finally:
-                _show(console, scenario, runs)
+                measured = {name: done for name, done in runs.items() if done}
+                if measured:
+                    _show(console, scenario, measured)
+                    sections.append(report.section(scenario, measured))
+                    report.write(options.report, page("local-worker bench serve", sections))
                 found[scenario.name] = report.as_json(scenario, runs)
                 report.write_json(options.json, found)
             stack.close()  # the next scenario may want other numbers of slots
@@ -135,10 +143,7 @@ async def _measure(
             runs[target.name].append(await run_load(target, scenario, seed, words[0]))
 
 
-def _show(console: Console, scenario: Scenario, runs: report.Runs) -> None:
-    measured = {name: summaries for name, summaries in runs.items() if summaries}
-    if not measured:
-        return
+def _show(console: Console, scenario: Scenario, measured: report.Runs) -> None:
     head, *rows = report.table(measured)
     shown = Table(title=f"{scenario.name}: {scenario.about}", title_justify="left")
     for index, title in enumerate(head):

@@ -18,6 +18,7 @@ from local_worker.catalog.lora import read_adapters
 from local_worker.catalog.progress import Bar
 from local_worker.catalog.store import Store, default_home
 from local_worker.catalog.vllm_parts import Parallel, VllmWish
+from local_worker.cli.pins import read_pin
 from local_worker.config import ServerConfig
 from local_worker.errors import ConfigError
 from local_worker.probe.software import installed_engines
@@ -83,6 +84,9 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--kv-layout", choices=("auto", "unified"), default="auto",
         help="llama.cpp: KV cells that sequences share, or, where prompts turn out to share "
         "nothing, cells of their own (default: %(default)s)")  # fmt: skip
+    add("--pin-prefix", type=Path, action="append", default=[], metavar="FILE",
+        help="llama.cpp: a system prompt (text), or messages (.json), to compute at start and "
+        "keep for everybody; may be repeated")  # fmt: skip
     add("--cache-dir", type=Path, metavar="DIR",
         help="llama.cpp: keep prompts there that others began with, for the next start, "
         "too")  # fmt: skip
@@ -208,6 +212,7 @@ def _server_config(options: argparse.Namespace) -> ServerConfig:
         default_effort=options.default_effort,
         budget_message=options.budget_message,
         allow_unenforced_effort=options.allow_unenforced_effort,
+        pins=tuple(read_pin(path) for path in options.pin_prefix),
     )
 
 

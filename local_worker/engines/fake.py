@@ -108,6 +108,7 @@ class FakeEngine:
             control_tokens=CONTROL,
             limits=limits,
             adapters=adapters,
+            pins=True,
         )
 
     @property

@@ -22,6 +22,7 @@ import uvicorn
 
 from local_worker.api.app import create_app
 from local_worker.api.model import load_model
+from local_worker.api.pins import pin
 from local_worker.errors import ConfigError, EngineError, EngineStartError, UnavailableError
 
 if TYPE_CHECKING:
@@ -135,6 +136,9 @@ class Server:
             self._state.loaded = await load_model(self._engine, self._card, self._config)
         except (EngineError, UnavailableError) as error:
             raise EngineStartError(f"the engine failed right after loading: {error}") from error
+        for wanted in self._config.pins:
+            tokens = await pin(self._state, wanted)
+            log.warning("pinned: %d tokens of %s", tokens, wanted.name)
         host, port = listener.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
         self._on_ready(f"http://{host}:{port}", self._state)

@@ -181,11 +181,13 @@ def test_a_benchmark_shows_a_table_and_writes_every_run(demo_server, tmp_path, c
         "{name: tiny, about: it, clients: 2, requests: 2, own_tokens: 5, max_tokens: 3}"
     )
     arguments = ["--url", demo_server.url + "/v1", "--vs", demo_server.url, "--pairs", "2"]
-    arguments += ["--scenario", str(scenario), "--json", str(path)]
+    page = tmp_path / "page.html"
+    arguments += ["--scenario", str(scenario), "--json", str(path), "--report", str(page)]
     assert main(["bench", "serve", *arguments]) == 0
     shown = capsys.readouterr().out
     assert "tiny: it" in shown
     assert "ratio to" in shown
+    assert "tiny: it" in page.read_text()
     runs = json.loads(path.read_text())["tiny"]["runs"]
     assert [len(found) for found in runs.values()] == [2, 2]
 
@@ -215,7 +217,9 @@ def test_lists_of_numbers_are_checked(capsys):
 @pytest.mark.llama
 def test_a_benchmark_of_decoding_shows_what_steps_are_spent_on(tmp_path, capsys):
     path = tmp_path / "runs.json"
+    page = tmp_path / "page.html"
     arguments = ["--sequences=1,3", "--depths=0,20", "--steps=5", "--pairs=2", "--json", str(path)]
+    arguments += ["--report", str(page)]
     assert main(["bench", "decode", "--model", "demo", *arguments]) == 0
     shown = capsys.readouterr().out
     assert "tokens/s" in shown
@@ -223,4 +227,5 @@ def test_a_benchmark_of_decoding_shows_what_steps_are_spent_on(tmp_path, capsys)
     sizes = json.loads(path.read_text())["sizes"]
     assert [(s["sequences"], s["depth"]) for s in sizes] == [(1, 0), (3, 0), (1, 20), (3, 20)]
     assert all(len(size["local-worker"]) == 2 for size in sizes)
+    assert page.read_text().count("<rect") == 4
     assert all(size["local-worker"][0]["microseconds"]["compute"] > 0 for size in sizes)

@@ -19,6 +19,7 @@ from llama_cpp import llama_cpp as lib
 from local_worker.engines.llama_cpp.batch import Batch, Output, Row
 from local_worker.engines.llama_cpp.layout import Layout, slot_cells
 from local_worker.engines.llama_cpp.native_log import NativeLog
+from local_worker.engines.llama_cpp.placement import expert_overrides
 from local_worker.engines.llama_cpp.prefix_cache import Cut, Share
 from local_worker.engines.llama_cpp.radix import RECURRENT
 from local_worker.engines.llama_cpp.shapes import MOST_PADDING
@@ -49,10 +50,6 @@ class NativeError(Exception):
 
 class NoKvRoomError(NativeError):
     """The KV buffer could not take the batch; its state is what it was before."""
-
-
-class _TensorOverride(ctypes.Structure):
-    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
 
 
 class Llama:
@@ -92,7 +89,7 @@ class Llama:
         params = lib.llama_model_default_params()
         params.n_gpu_layers = config.gpu_layers
         params.load_mode = _LOAD_MODES[config.load_mode]
-        overrides = self._expert_overrides(config.cpu_moe_layers)
+        overrides = expert_overrides(config.cpu_moe_layers)
         if overrides is not None:
             params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
         path = str(Path(config.model_path)).encode()
@@ -100,22 +97,6 @@ class Llama:
         if not model:
             raise NativeError(self._log.last_words())
         return model
-
-    @staticmethod
-    def _expert_overrides(layers: int) -> Handle:
-        """Keeps the experts of the first layers in main memory: a null-terminated C array."""
-        if layers == 0:
-            return None
-        folder = Path(lib.__file__).parent / "lib"
-        suffix = "dylib" if (folder / "libggml-cpu.dylib").exists() else "so"
-        ggml = ctypes.CDLL(str(folder / f"libggml-base.{suffix}"))
-        ggml.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
-        pattern = (
-            rf"blk\.({'|'.join(str(n) for n in range(layers))})\.ffn_(up|down|gate|gate_up)_exps"
-        )
-        array = (_TensorOverride * 2)()
-        array[0] = _TensorOverride(pattern.encode(), ggml.ggml_backend_cpu_buffer_type())
-        return array
 
     @property
     def _max_rows(self) -> int:
@@ -134,8 +115,9 @@ class Llama:
         params.n_batch = self._max_rows
         # The library wants room for a row of logits of every slot, cached ones too. Windowed layers
         # get a window more for each cached one: see `PrefixCache.longest_share`.
-        slots = config.max_num_seqs + 1 + config.cache_slots * (2 if self.window else 1)
-        params.n_seq_max = slots
+        slots = config.max_num_seqs + config.cache_slots * (2 if self.window else 1)
+        self._has_padding_slot = slots < lib.llama_max_parallel_sequences()
+        params.n_seq_max = slots = slots + self._has_padding_slot
         params.n_outputs_max = slots + MOST_PADDING
         params.n_threads = params.n_threads_batch = config.threads
         params.type_k = params.type_v = _KV_TYPES[config.kv_type]
@@ -278,7 +260,7 @@ class Llama:
     @property
     def pads(self) -> bool:
         """Whether rows can be added to a batch: recurrent layers compute slots of equal lengths."""
-        return self.window != RECURRENT
+        return self.window != RECURRENT and self._has_padding_slot
 
     def decode(
         self, rows: Sequence[Row], threads: int | None = None, padding: int = 0
@@ -325,7 +307,9 @@ class Llama:
         if not self._separate:
             return [Row(0, position, self._padding_slot, True) for position in range(padding)]
         top = max(slots)
-        free = [slot for slot in range(top) if slot not in slots]
+        free = [slot for slot in range(min(slots), top) if slot not in slots]
+        if len(free) > len(slots):
+            free = []  # better two batches than one that is mostly thrown away
         free += range(top + 1, min(top + 1 + padding, self._config.max_num_seqs))
         # A slot may be taken, and have nothing to compute in this step.
         last = (lib.llama_memory_seq_pos_max(self._memory, slot) for slot in free)

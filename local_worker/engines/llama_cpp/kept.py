@@ -72,10 +72,17 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class KeptMatch:
-    """What is kept and begins like a prompt, and how much of it."""
+    """What is kept and begins like a prompt.
+
+    Attributes:
+        key: of the state.
+        length: tokens that agree.
+        cells: that loading it takes, before it is cut to that length.
+    """
 
     key: int
     length: int
+    cells: int
 
 
 class KeptPrefixes:
@@ -95,14 +102,14 @@ class KeptPrefixes:
         self._whole = whole
         self._fetch = fetch
         self._prefixes: dict[int, Prefix] = {}  # least recently used first
-        self._sizes: dict[int, int] = {}
+        self._sizes: dict[int, int | None] = {}  # None while the state is still to be copied
         self._by_head: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         self._last_key = 0
 
     @property
     def size(self) -> int:
         """Bytes of all states."""
-        return sum(self._sizes.values())
+        return sum(size or 0 for size in self._sizes.values())
 
     def find(self, token_ids: Sequence[int], salt: str) -> KeptMatch | None:
         """The longest one that a prompt begins with."""
@@ -117,8 +124,11 @@ class KeptPrefixes:
         for key, prefix in self._alike(token_ids):
             length = common_length(prefix.token_ids, token_ids)
             usable = length == len(prefix.token_ids) if self._whole else length >= HEAD
-            if usable and prefix.salt in (salt, None) and (not best or length > best.length):
-                best = KeptMatch(key, length)
+            if not usable or prefix.salt not in (salt, None) or self._sizes[key] is None:
+                continue
+            match = KeptMatch(key, length, len(prefix.token_ids))
+            if best is None or (match.length, -match.cells) > (best.length, -best.cells):
+                best = match
         return best
 
     def _alike(self, token_ids: tuple[int, ...]) -> Iterator[tuple[int, Prefix]]:
@@ -142,13 +152,12 @@ class KeptPrefixes:
             return new > 0
         return new >= (WORTH_KEEPING if lent else LONG)
 
-    def add(self, prefix: Prefix, key: int | None = None, size: int = 0) -> int:
-        """Takes a prefix in; its key, unless there is one already."""
-        if key is None:
-            key = self._last_key + 1
-        self._last_key = max(self._last_key, key)
+    def add(self, prefix: Prefix) -> int:
+        """Takes a prefix in whose state is to be copied; its key. `stored` says when it is."""
+        self._last_key += 1
+        key = self._last_key
         self._prefixes[key] = prefix
-        self._sizes[key] = size
+        self._sizes[key] = None
         self._by_head[prefix.token_ids[:HEAD]].append(key)
         return key
 
@@ -156,9 +165,11 @@ class KeptPrefixes:
         """The state of that many bytes lies there; others may have to go, or itself."""
         self._sizes[key] = size
         drops = []
-        for other in [k for k, prefix in self._prefixes.items() if not prefix.pinned]:
+        for other, prefix in list(self._prefixes.items()):
             if self.size <= self._max_bytes:
                 break
+            if prefix.pinned or self._sizes[other] is None:
+                continue
             self._forget(other)
             drops.append(Drop(other))
         return tuple(drops)

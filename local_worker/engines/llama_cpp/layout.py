@@ -89,14 +89,20 @@ class LayoutChooser:
         self._together += weight * (together - self._together)
         self._seen += 1
 
+    def changed(self, layout: Layout) -> None:
+        """The layout is that one now; what is to change it again is learnt anew."""
+        self.layout = layout
+        self._seen = 0
+
     def wanted(self, waiting: Iterable[CachedSequence]) -> Layout:
         """The layout that suits what has come, and what waits."""
         if self._fixed:
             return self.layout
-        if any(sequence.reserved_cells > self._slot_cells for sequence in waiting):
+        if any(s.reserved_cells > self._slot_cells or s.request.pinned for s in waiting):
             return Layout.UNIFIED
         if self.layout is Layout.SEPARATE:
-            return Layout.UNIFIED if self._shared > SHARES_MUCH else Layout.SEPARATE
+            much = self._seen >= ENOUGH and self._shared > SHARES_MUCH
+            return Layout.UNIFIED if much else Layout.SEPARATE
         little = self._seen >= ENOUGH and self._shared < SHARES_LITTLE
         many = min(self._together, self._slots) >= MANY
         return Layout.SEPARATE if little and many else Layout.UNIFIED

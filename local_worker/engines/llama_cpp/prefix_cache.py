@@ -115,13 +115,16 @@ class PrefixCache:
         """The longest prefix of these tokens that some slot lends, or a longer one that is kept."""
         if not self._room.cache_slots:
             return None
-        match = self._tree.match(token_ids, salt)
-        if match is not None and not self._may_share(match.slot, match.length):
-            match = None
+        match = self.find_shared(token_ids, salt)
         kept = self._kept.find(token_ids, salt)
         have = match.length if match is not None else 0
         # Sharing copies nothing and takes no cells: a little more is not worth loading.
         return kept if kept is not None and kept.length >= have + WORTH_KEEPING else match
+
+    def find_shared(self, token_ids: Sequence[int], salt: str) -> Match | None:
+        """The longest prefix of these tokens that some slot lends."""
+        match = self._tree.match(token_ids, salt) if self._room.cache_slots else None
+        return match if match is not None and self._may_share(match.slot, match.length) else None
 
     @property
     def longest_share(self) -> int | None:

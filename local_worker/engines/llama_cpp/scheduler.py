@@ -20,6 +20,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from local_worker.engines.llama_cpp.kept import KeptMatch
 from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser, slot_cells
 from local_worker.engines.llama_cpp.pace import Pace
 from local_worker.engines.llama_cpp.prefix_cache import PrefixCache
@@ -92,6 +93,7 @@ class Scheduler:
         if max_tokens_per_step < room.max_num_seqs:
             raise ValueError("a step must have room for one token of every sequence")
         self._room = self._whole_room = room
+        self._most_cells = room.kv_capacity  # of one sequence
         self._max_tokens_per_step = max_tokens_per_step
         self._kept = kept
         self._cache = PrefixCache(room, kept)
@@ -145,6 +147,11 @@ class Scheduler:
         self._publish(sequence, slot, sequence.num_computed_tokens)
         return self._cache.retire(slot, sequence.num_computed_tokens)
 
+    def pin(self, sequence: CachedSequence) -> tuple[Operation, ...]:
+        """Its prompt has been computed, and nothing after it: that is kept for everybody."""
+        assert sequence.slot is not None, "what is computed has a slot"
+        return self._cache.pin(sequence.slot)
+
     def stored(self, key: int, size: int) -> tuple[Operation, ...]:
         """What a `Keep` has copied takes so many bytes."""
         return self._cache.stored(key, size)
@@ -164,13 +171,14 @@ class Scheduler:
 
     def laid_out(self, layout: Layout) -> None:
         """The KV buffer is a new one, in that layout."""
-        self._layouts.layout = layout
+        self._layouts.changed(layout)
         whole = self._whole_room
         if layout is Layout.SEPARATE:  # nothing is shared, so there is nothing to keep
             cells = whole.max_num_seqs * slot_cells(whole.max_num_seqs, whole.kv_capacity)
             self._room = replace(whole, cache_slots=0, kv_capacity=cells)
+            self._most_cells = cells // whole.max_num_seqs
         else:
-            self._room = whole
+            self._room, self._most_cells = whole, whole.kv_capacity
         self._cache = PrefixCache(self._room, self._kept)
 
     def computed(self, chunk: Chunk) -> None:
@@ -202,8 +210,15 @@ class Scheduler:
             match = self._cache.find(sequence.lendable_ids, sequence.request.cache_salt)
             if self._better_waits(sequence, match):
                 continue
+            if sequence.reserved_cells > self._most_cells:
+                return  # it waits for the cells to be shared again
             operations, fits = self._make_room(sequence, match)
             yield from operations
+            if not fits and isinstance(match, KeptMatch):
+                # A state is loaded as a whole, and then cut: computing needs less room.
+                match = self._cache.find_shared(sequence.lendable_ids, sequence.request.cache_salt)
+                operations, fits = self._make_room(sequence, match)
+                yield from operations
             if not fits and match is not None and not self.running:
                 # The lender itself is in the way: better without it than never.
                 match = None
@@ -229,8 +244,11 @@ class Scheduler:
         self, sequence: CachedSequence, match: Lender
     ) -> tuple[tuple[Operation, ...], bool]:
         promised = sum(self._promised(other) for other in self.running)
-        shared = match.length if isinstance(match, Match) else 0
-        needed = promised + sequence.reserved_cells - shared
+        needed = promised + sequence.reserved_cells
+        if isinstance(match, Match):
+            needed -= match.length
+        elif match is not None:
+            needed = promised + max(sequence.reserved_cells, match.cells)
         operations, free = self._cache.free_cells(needed, keep=match)
         return operations, free >= needed
 

@@ -8,9 +8,11 @@ never loaded.
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import logging
 import os
+import re
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
@@ -31,8 +33,8 @@ SUFFIX = ".kv"
 PART = ".part"
 """Of a file that is not written to its end yet."""
 
-SAMPLE = 4 << 20
-"""Bytes at both ends of a model file that tell it from others, beside its size."""
+SAMPLES, SAMPLE = 64, 64 << 10
+"""Pieces of a model file, and bytes of each, that tell it from others beside its size and time."""
 
 
 class States(Protocol):
@@ -155,15 +157,23 @@ class FileStates:
             if header.salt:  # of a process that is gone, and nobody else's
                 path.unlink()
                 continue
-            key = kept.add(Prefix(header.token_ids, header.salt), size=header.size)
+            prefix = Prefix(header.token_ids, header.salt)
+            if path.stem != self._name(prefix):  # a header that was changed
+                others += 1
+                continue
+            key = kept.add(prefix)
             self._paths[key] = path
+            for drop in kept.stored(key, header.size):
+                self.drop(drop.key)
             ours += 1
         return ours, others
 
+    def _name(self, prefix: Prefix) -> str:
+        return hashlib.sha256(repr((self._identity, prefix)).encode()).hexdigest()[:32]
+
     def put(self, key: int, prefix: Prefix, data: bytearray) -> None:
         """Stores it; it is in the file a little later."""
-        name = hashlib.sha256(repr((self._identity, prefix)).encode()).hexdigest()[:32]
-        self._paths[key] = path = self._folder / f"{name}{SUFFIX}"
+        self._paths[key] = path = self._folder / f"{self._name(prefix)}{SUFFIX}"
         self._pending[key] = data
         header = _Header(self._identity, prefix.token_ids, prefix.salt, len(data), zlib.crc32(data))
         self._writer.submit(self._write, key, path, header, data)
@@ -191,12 +201,15 @@ class FileStates:
         if data is None:
             data = self._read(key)
         if data is None:
+            self.drop(key)
             return False
         self._fetched[key] = data
         return True
 
     def _read(self, key: int) -> bytearray | None:
-        path = self._paths[key]
+        path = self._paths.get(key)
+        if path is None:
+            return None
         try:
             header = _read_header(path)
             with path.open("rb") as file:
@@ -257,13 +270,27 @@ def _read_header(path: Path) -> _Header | None:
 def identity_of(model: Path, library: str, kv_type: str) -> str:
     """Tells states apart that have to do with other weights, another build or other cells.
 
+    Args:
+        model: the file, or the first of a split one.
+        library: its version.
+        kv_type: of the cells.
+
     Raises:
         OSError: the model file cannot be read.
     """
-    size = model.stat().st_size
-    digest = hashlib.sha256(f"{size} {library} {kv_type}".encode())
-    with model.open("rb") as file:
-        digest.update(file.read(SAMPLE))
-        file.seek(max(0, size - SAMPLE))
-        digest.update(file.read(SAMPLE))
+    digest = hashlib.sha256(f"{library} {kv_type}".encode())
+    for part in _parts(model):
+        status = part.stat()
+        digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+        with part.open("rb") as file:
+            for number in range(SAMPLES):
+                file.seek(number * status.st_size // SAMPLES)
+                digest.update(file.read(SAMPLE))
     return digest.hexdigest()
+
+
+def _parts(model: Path) -> list[Path]:
+    first = re.fullmatch(r"(.*)-00001-of-(\d{5})", model.stem)
+    if first is None:
+        return [model]
+    return sorted(model.parent.glob(f"{glob.escape(first[1])}-?????-of-{first[2]}{model.suffix}"))

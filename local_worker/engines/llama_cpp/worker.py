@@ -152,7 +152,11 @@ class EngineLoop:
                 self._arrange(self._scheduler.stored(operation.key, len(data)))
             elif isinstance(operation, Load):
                 data = self._states.get(operation.key)
-                self._llama.load(operation.slot, data, operation.length)
+                try:
+                    self._llama.load(operation.slot, data, operation.length)
+                except NativeError:
+                    self._states.drop(operation.key)  # not once more in the next life
+                    raise
             elif isinstance(operation, Drop):
                 self._states.drop(operation.key)
             else:
@@ -226,6 +230,8 @@ class EngineLoop:
             if chunk.start == sequence.num_cached_tokens:
                 self._cached_tokens += sequence.num_cached_tokens
             self._scheduler.computed(chunk)
+            if sequence.request.pinned and not sequence.is_prefilling:
+                self._arrange(self._scheduler.pin(sequence))
             if chunk.samples:
                 outputs.append(self._sample(sequence, next(results)))
         return outputs
@@ -300,6 +306,7 @@ def describe(llama: Llama, config: LlamaConfig) -> EngineInfo:
         longest_token=llama.longest_token(),
         control_tokens=llama.control_tokens,
         limits=LIMITS,
+        pins=config.cache_slots > 0,
     )
 
 

@@ -22,6 +22,7 @@ from local_worker.engines.process import messages
 from local_worker.engines.process.child import Child, Program
 from local_worker.errors import (
     EngineDiedError,
+    EngineError,
     EngineGaveUpError,
     EngineNotReadyError,
     EngineStartError,
@@ -77,6 +78,7 @@ class ProcessEngine:
         self._info: EngineInfo | None = None
         self._child: Child | None = None
         self._pending: dict[str, _Pending] = {}
+        self._pinned: list[GenerationRequest] = []
         self._outbox: list[GenerationRequest] = []
         self._calls: dict[int, asyncio.Future[messages.Answer]] = {}
         self._call_ids = itertools.count()
@@ -143,6 +145,8 @@ class ProcessEngine:
                 item = await pending.outputs.get()
                 if isinstance(item, Exception):
                     raise item
+                if item.finish is not None and request.pinned and request not in self._pinned:
+                    self._pinned.append(request)
                 yield item
                 if item.finish is not None:
                     return
@@ -239,8 +243,17 @@ class ProcessEngine:
             self._enter(State.READY)
             for pending in list(self._pending.values()):
                 self._submit(pending)
+            for request in self._pinned:
+                self._tasks.append(asyncio.create_task(self._pin_again(request)))
             return True
         return False
+
+    async def _pin_again(self, request: GenerationRequest) -> None:
+        try:
+            async for _ in self.generate(request):
+                pass
+        except EngineError as error:
+            log.warning("a pinned prompt could not be computed again: %s", error)
 
     def _after_death(self) -> None:
         for pending in list(self._pending.values()):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from dataclasses import replace
 
 import gguf_shapes
@@ -257,3 +259,15 @@ async def test_cells_of_their_own_change_no_token(model, running_llama):
     check_same(found, plain, model)
     assert separate == (model.stem in ("tiny-mistral3", "tiny-qwen3moe"))
     assert any(count for _, count in jobs_after)
+
+
+async def test_a_pinned_prompt_is_there_for_everybody_and_after_a_restart(model, running_llama):
+    pinned = GenerationRequest("pin", SYSTEM, 1, SamplingParams(temperature=0), pinned=True)
+    async with running_llama(model_path=str(model)) as engine:
+        await answer(engine, pinned)
+        first, second = (next(jobs(1, salt=salt)) for salt in ("a", "b"))
+        assert (await answer(engine, first))[1] >= len(SYSTEM) - 1
+        os.kill(engine._child.process.pid, signal.SIGKILL)
+        for n in range(3):  # the pin is computed beside these, as soon as there is a process
+            await answer(engine, replace(first, request_id=f"{n}", prompt_token_ids=(5, 6, 7, n)))
+        assert (await answer(engine, second))[1] >= len(SYSTEM) - 1

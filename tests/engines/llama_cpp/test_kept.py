@@ -24,9 +24,9 @@ def kept_with(*prefixes, **options):
 
 def test_the_longest_that_a_prompt_begins_with():
     kept = kept_with(Prefix((*SYSTEM, 1, 2, 3), ""), Prefix((*SYSTEM, 1, 2, 9, 9), ""))
-    assert kept.find((*SYSTEM, 1, 2, 9, 7, 7), "") == KeptMatch(2, 103)
-    assert kept.find((*SYSTEM, 1, 2, 3, 7), "") == KeptMatch(1, 103)
-    assert kept.find(SYSTEM[:50], "") == KeptMatch(1, 50)
+    assert kept.find((*SYSTEM, 1, 2, 9, 7, 7), "") == KeptMatch(2, 103, 104)
+    assert kept.find((*SYSTEM, 1, 2, 3, 7), "") == KeptMatch(1, 103, 103)
+    assert kept.find(SYSTEM[:50], "") == KeptMatch(1, 50, 103)
 
 
 def test_little_in_common_is_nothing():
@@ -37,14 +37,14 @@ def test_little_in_common_is_nothing():
 
 def test_a_state_is_used_as_a_whole_where_it_cannot_be_cut():
     kept = kept_with(Prefix((*SYSTEM, 1, 2), ""), Prefix(SYSTEM, ""), whole=True)
-    assert kept.find((*SYSTEM, 1, 3), "") == KeptMatch(2, 100)
+    assert kept.find((*SYSTEM, 1, 3), "") == KeptMatch(2, 100, 100)
     assert kept.find(SYSTEM[:80], "") is None
 
 
 def test_salts_keep_to_themselves_and_pins_are_for_all():
     kept = kept_with(Prefix(SYSTEM, "a"), Prefix(SYSTEM[:70], None))
-    assert kept.find(SYSTEM, "a") == KeptMatch(1, 100)
-    assert kept.find(SYSTEM, "b") == KeptMatch(2, 70)
+    assert kept.find(SYSTEM, "a") == KeptMatch(1, 100, 100)
+    assert kept.find(SYSTEM, "b") == KeptMatch(2, 70, 70)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_least_recently_used_ones_make_room():
     assert kept.stored(key, 150) == (Drop(2), Drop(3))
     assert kept.size == 950
     assert kept.find((1, *SYSTEM), "") is None
-    assert kept.find((0, *SYSTEM), "") == KeptMatch(1, 101)
+    assert kept.find((0, *SYSTEM), "") == KeptMatch(1, 101, 101)
 
 
 def test_what_is_larger_than_all_the_room_does_not_stay_but_a_pin_does():
@@ -92,16 +92,21 @@ def test_what_is_larger_than_all_the_room_does_not_stay_but_a_pin_does():
     assert kept.find(SYSTEM, "") is None
     pin = kept.add(Prefix(SYSTEM, None))
     assert kept.stored(pin, 2000) == ()
-    assert kept.find(SYSTEM, "x") == KeptMatch(pin, 100)
+    assert kept.find(SYSTEM, "x") == KeptMatch(pin, 100, 100)
 
 
 def test_what_cannot_be_fetched_is_forgotten_and_the_next_best_taken():
     kept = kept_with(Prefix((*SYSTEM, 1, 2), ""), Prefix(SYSTEM, ""), fetch=lambda key: key == 2)
-    assert kept.find((*SYSTEM, 1, 2, 3), "") == KeptMatch(2, 100)
+    assert kept.find((*SYSTEM, 1, 2, 3), "") == KeptMatch(2, 100, 100)
     assert kept.size == 100
 
 
-def test_keys_of_an_earlier_run_are_not_given_again():
-    kept = KeptPrefixes(1000)
-    assert kept.add(Prefix(SYSTEM, ""), key=7) == 7
-    assert kept.add(Prefix((1, *SYSTEM), "")) == 8
+def test_what_is_still_to_be_copied_cannot_be_had_yet_but_is_not_copied_twice():
+    kept = KeptPrefixes(1000, fetch=lambda key: pytest.fail("it is not there yet"))
+    key = kept.add(Prefix(SYSTEM, ""))
+    assert kept.find(SYSTEM, "") is None
+    assert not kept.is_worth_it(Prefix(SYSTEM, ""), lent=True)
+    other = kept_with()
+    other.stored(other.add(Prefix(SYSTEM, "")), 10_000)
+    assert kept.stored(key, 10) == ()
+    assert kept.size == 10

@@ -71,6 +71,22 @@ def test_so_do_prompts_that_begin_to_share():
     assert found.wanted([]) is Layout.UNIFIED
 
 
+def test_a_change_back_takes_as_many_prompts_again():
+    found = chooser(*UNLIKE, layout=Layout.SEPARATE)
+    found.changed(Layout.UNIFIED)
+    for _ in range(ENOUGH - 1):
+        found.observe(job(), 32)
+    assert found.wanted([]) is Layout.UNIFIED
+    found.observe(job(), 32)
+    assert found.wanted([]) is Layout.SEPARATE
+
+
+def test_a_prompt_to_pin_brings_them_together():
+    found = chooser(*UNLIKE, layout=Layout.SEPARATE)
+    pin = CachedSequence(GenerationRequest("p", SYSTEM, 1, pinned=True), 0.0)
+    assert found.wanted([pin]) is Layout.UNIFIED
+
+
 def test_a_few_that_share_change_nothing():
     found = chooser(*UNLIKE, layout=Layout.SEPARATE)
     for one in ALIKE[:3]:

@@ -589,3 +589,52 @@ def test_cells_of_their_own_share_nothing_and_keep_nothing():
     slot = first.slot
     assert s.remove(first) == (Cut(slot),)
     assert s.cached_cells == 0
+
+
+def kept_state(*prefixes):
+    outside = KeptPrefixes(10**6)
+    for prefix in prefixes:
+        outside.stored(outside.add(prefix), 1)
+    return outside
+
+
+def test_a_state_is_loaded_where_there_is_room_for_all_of_it():
+    long = (*SYSTEM, *range(500))
+    outside = kept_state(kept.Prefix(long, ""))
+    roomy = scheduler(cells=600, kept=outside)
+    roomy.add(sequence("a", 10, shares=long[:100]))
+    assert roomy.plan(0.0).operations == (Load(1, 0, 100),)
+    tight = scheduler(cells=500, kept=outside)
+    tight.add(sequence("a", 10, shares=long[:100]))
+    plan = tight.plan(0.0)
+    assert plan.operations == ()
+    assert [chunk.start for chunk in plan.chunks] == [0]
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_is_about_to_be_copied_out_cannot_be_loaded_in_the_same_step():
+    outside = KeptPrefixes(10**6, fetch=lambda _: pytest.fail("it is not there yet"))
+    s = scheduler(cells=200, seqs=2, kept=outside)
+    first = sequence("first", 5, shares=SYSTEM)
+    s.add(first)
+    while first.is_prefilling:
+        run(s)
+    first.end(FinishReason.ABORT, 0.0)
+    s.remove(first)
+    s.add(sequence("large", 170))
+    s.add(sequence("like the first", 5, shares=SYSTEM))
+    operations = s.plan(0.0).operations
+    assert [o for o in operations if isinstance(o, Keep)]
+    assert not [o for o in operations if isinstance(o, Load)]
+
+
+def test_a_sequence_too_long_for_cells_of_its_own_waits_for_shared_ones():
+    layouts = LayoutChooser(Layout.SEPARATE, 4, 4 * 256)
+    s = scheduler(seqs=4, cells=4 * 256, budget=1024, layouts=layouts)
+    s.laid_out(Layout.SEPARATE)
+    s.add(sequence("running", 10, 240))
+    run(s)
+    s.add(sequence("small", 10, 240))
+    s.add(sequence("long", 300, 5))
+    run(s)
+    assert "long" not in [one.request.request_id for one in s.running]

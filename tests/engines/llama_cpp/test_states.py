@@ -56,7 +56,7 @@ def test_the_next_process_finds_them(tmp_path):
     states, kept, counts = restored(tmp_path)
     assert counts == (1, 0)
     assert kept.size == len(DATA)
-    assert kept.find((*SYSTEM, 1), "") == KeptMatch(1, 100)
+    assert kept.find((*SYSTEM, 1), "") == KeptMatch(1, 100, 100)
     assert states.get(1) == DATA
     states.close()
 
@@ -82,6 +82,23 @@ def test_files_that_are_not_whole_are_not_listed(tmp_path, damage):
     states, _, counts = restored(tmp_path)
     assert counts == (0, 1)
     states.close()
+
+
+def test_a_header_that_was_changed_is_not_believed(tmp_path):
+    path = written(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"1000,1001", b"1000,1002"))
+    states, kept, counts = restored(tmp_path)
+    assert counts == (0, 1)
+    assert kept.size == 0
+    states.close()
+
+
+def test_what_is_more_than_there_is_room_for_goes_at_the_start(tmp_path):
+    written(tmp_path)
+    states = FileStates(tmp_path, "me")
+    states.restore(KeptPrefixes(100, fetch=states.fetch))
+    states.close()
+    assert not list(tmp_path.glob("*.kv"))
 
 
 def test_a_state_that_was_changed_is_never_loaded(tmp_path, caplog):
@@ -133,9 +150,10 @@ def test_a_folder_that_cannot_be_written_to_is_said_once_and_ends_nothing(tmp_pa
     shutil.rmtree(folder)
     for key in (1, 2):
         states.put(key, Prefix(SYSTEM[key:], ""), DATA)
-    states.close()
+    states._writer.submit(lambda: None).result()
     assert caplog.text.count("cannot be kept") == 1
     assert not states.fetch(1)
+    states.close()
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, caplog):
@@ -174,3 +192,13 @@ def test_what_tells_models_apart(tmp_path):
     model.write_bytes(b"weightz")
     others.add(identity_of(model, "1", "f16"))
     assert len(others | {first}) == 4
+
+
+def test_every_part_of_a_split_model_counts(tmp_path):
+    parts = [tmp_path / f"m-{number:05}-of-00002.gguf" for number in (1, 2)]
+    for part in parts:
+        part.write_bytes(b"weights")
+    (tmp_path / "n-00002-of-00002.gguf").write_bytes(b"another model")
+    first = identity_of(parts[0], "1", "f16")
+    parts[1].write_bytes(b"weightz")
+    assert identity_of(parts[0], "1", "f16") != first

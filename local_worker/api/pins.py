@@ -1,0 +1,87 @@
+"""Prompts that are computed once, at start, and kept: `--pin-prefix`."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from local_worker.api.chat import prepare
+from local_worker.api.schemas import ChatBody
+from local_worker.errors import ConfigError, RequestError
+from local_worker.types import GenerationRequest, SamplingParams
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from local_worker.api.state import ApiState
+    from local_worker.config import Pin
+
+SHORTEST = 32
+"""Tokens; fewer are computed as soon as found."""
+
+QUESTIONS = ("Why?", "And how much is 17?")
+"""What may follow a pinned prompt: it ends where these begin to make a difference."""
+
+_numbers = itertools.count()
+
+
+async def pin(state: ApiState, wanted: Pin) -> int:
+    """Has the engine compute and keep what conversations with these messages begin with.
+
+    Returns:
+        Tokens that are kept, in all the ways in which the template renders them.
+
+    Raises:
+        ConfigError: the model's template refuses the messages, or they are too short or too long.
+    """
+    if not state.engine.info.pins:
+        raise ConfigError(
+            "--pin-prefix is for llama.cpp with --prefix-slots; vLLM caches what it has room for"
+        )
+    try:
+        prefixes = await _prefixes(state, wanted)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"--pin-prefix {wanted.name}: {where}: {first['msg']}") from None
+    except RequestError as error:
+        raise ConfigError(f"--pin-prefix {wanted.name}: {error}") from None
+    for token_ids in prefixes:
+        if len(token_ids) < SHORTEST:
+            raise ConfigError(
+                f"--pin-prefix {wanted.name}: {len(token_ids)} tokens are shared, and fewer than "
+                f"{SHORTEST} are not worth it"
+            )
+        request = GenerationRequest(
+            f"pin-{next(_numbers)}", token_ids, 1, SamplingParams(temperature=0), pinned=True
+        )
+        async with aclosing(state.engine.generate(request)) as outputs:  # type: ignore[type-var]
+            async for _ in outputs:
+                pass
+    return sum(map(len, prefixes))
+
+
+async def _prefixes(state: ApiState, wanted: Pin) -> list[tuple[int, ...]]:
+    """What the prompts begin with: with a thought, and without, where the template tells them."""
+    found: dict[tuple[int, ...], None] = {}
+    efforts = (None,) if state.model.card.thinking is None else ("none", "high")
+    for effort in efforts:
+        prompts = [await _prompt(state, wanted, question, effort) for question in QUESTIONS]
+        alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*prompts, strict=False))
+        found[tuple(token for token, _ in alike)] = None
+    return list(found)
+
+
+async def _prompt(state: ApiState, wanted: Pin, question: str, effort: str | None) -> Sequence[int]:
+    body = ChatBody.model_validate(
+        {
+            "messages": [*wanted.messages, {"role": "user", "content": question}],
+            "reasoning_effort": effort,
+            "max_completion_tokens": 1,
+        }
+    )
+    chat = await prepare(state, body, "")
+    return chat.job.requests[0].prompt_token_ids
