@@ -137,7 +137,7 @@ def run(options: argparse.Namespace) -> int:
     config = _server_config(options)
     overrides = _overrides(options)
     # Here and not above: `serve --help` needs neither engine nor web framework.
-    from local_worker.serve.server import bind
+    from local_worker.serve.listen import bind
 
     listener = bind(config)
     with listener:
@@ -151,10 +151,13 @@ def run(options: argparse.Namespace) -> int:
 
 async def _serve(resolved: Resolved, config: ServerConfig, listener: socket.socket) -> None:
     from local_worker.serve.engines import make_engine
+
+    engine = make_engine(resolved.config)
+    await engine.launch()
+    # The web framework takes as long to import as a small model to load: both at once.
     from local_worker.serve.server import Server
 
-    server = Server(make_engine(resolved.config), resolved.card, config, _announce)
-    await server.run(listener)
+    await Server(engine, resolved.card, config, _announce).run(listener)
 
 
 def _announce(url: str, state: ApiState) -> None:

@@ -12,13 +12,13 @@ from local_worker.engines.vllm.engine import VllmEngine
 from local_worker.errors import ConfigError, EngineStartError
 
 if TYPE_CHECKING:
-    from local_worker.engine import Engine
+    from local_worker.engines.process.engine import ProcessEngine
     from local_worker.engines.vllm.config import VllmConfig
 
 RAY_SECONDS = 3.0
 
 
-def make_engine(config: LlamaConfig | VllmConfig) -> Engine:
+def make_engine(config: LlamaConfig | VllmConfig) -> ProcessEngine:
     """The engine, not started yet.
 
     Raises:

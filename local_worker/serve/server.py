@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import signal
-import socket
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -23,9 +21,10 @@ import uvicorn
 from local_worker.api.app import create_app
 from local_worker.api.model import load_model
 from local_worker.api.pins import pin
-from local_worker.errors import ConfigError, EngineError, EngineStartError, UnavailableError
+from local_worker.errors import EngineError, EngineStartError, UnavailableError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
 
     from local_worker.api.model import ModelCard
@@ -37,25 +36,6 @@ log = logging.getLogger(__name__)
 
 LAST_BYTES_SECONDS = 2
 """After the engine has ended, what it takes to write the last answers and error events."""
-
-
-def bind(config: ServerConfig) -> socket.socket:
-    """Opens the listening socket. Raises `ConfigError` when the address cannot be had."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    # The protocol by name: only then does asyncio switch Nagle's algorithm off on what is accepted,
-    # which would hold small events back until the client acknowledges the last one (40 ms).
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((config.host, config.port))
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(
-                f"port {config.port} on {config.host} is in use; choose another with --port"
-            ) from None
-        raise ConfigError(f"cannot listen on {config.host}:{config.port}: {error}") from None
-    return listener  # uvicorn listens on it: until then, connections are refused and not kept
 
 
 class _Uvicorn(uvicorn.Server):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import json
 from typing import Literal
 
@@ -115,15 +114,14 @@ def test_seed_n_stop_and_logprobs(client):
             max_completion_tokens=60, stop=["\n\n\n"], logprobs=True, top_logprobs=3,
         )  # fmt: skip
 
-    def most_common(seed):
-        texts = [tuple(c.message.content for c in ask(seed).choices) for _ in range(8)]
-        return collections.Counter(texts).most_common(1)[0]
+    def texts(seed):
+        return {tuple(c.message.content for c in ask(seed).choices) for _ in range(3)}
 
-    (first, first_count), (other, other_count) = most_common(1), most_common(2)
-    # Not all eight: batches of another shape round differently, and where a mixture of experts is
-    # close to a tie, that picks another expert.
-    assert min(first_count, other_count) >= 5
-    assert first != other
+    # Not every time: batches of another shape round differently, and where a mixture of experts is
+    # close to a tie, that picks another expert. One seed is at such a place, most are not.
+    found = [texts(seed) for seed in range(8)]
+    assert sum(len(alike) == 1 for alike in found) >= 5
+    assert len(set().union(*found)) >= 4
     content = ask(1).choices[0].logprobs.content
     assert all(len(token.top_logprobs) == 3 for token in content)
 

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from local_worker.config import ServerConfig
-from local_worker.serve.server import bind
+from local_worker.serve.listen import bind
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WORTH_LEARNING = 0.002
+WORTH_LEARNING = 0.005
 """Seconds of a step below which there is nothing to win."""
 
 LEARNING = 0.2

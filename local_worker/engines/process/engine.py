@@ -103,10 +103,20 @@ class ProcessEngine:
         """Whether the process is up with its model loaded."""
         return self._state is State.READY
 
+    async def launch(self) -> None:
+        """Starts the process, which begins to load; `start` waits for it.
+
+        Raises:
+            EngineStartError: the system has no room for a process.
+        """
+        self._child = await Child.launch(self._program)
+
     async def start(self) -> None:
-        """Starts the process and waits until the model is loaded."""
+        """Starts the process, unless it is, and waits until the model is loaded."""
         assert self._state is State.LOADING, self._state
-        await self._launch()
+        if self._child is None:
+            await self.launch()
+        await self._until_loaded()
         self._enter(State.READY)
         self._tasks = [
             asyncio.create_task(self._supervise(), name="engine supervisor"),
@@ -176,9 +186,10 @@ class ProcessEngine:
 
     # -- the child ---------------------------------------------------------------------------
 
-    async def _launch(self) -> None:
-        """Starts a process; returns when its model is loaded. Raises `EngineStartError`."""
-        self._child = child = await Child.launch(self._program)
+    async def _until_loaded(self) -> None:
+        """Raises `EngineStartError` where the process ends before that."""
+        child = self._child
+        assert child is not None, "launched"
         try:
             event = await child.receive()
         except asyncio.CancelledError:
@@ -236,7 +247,8 @@ class ProcessEngine:
         for attempt, delay in enumerate(RETRY_DELAYS):
             await asyncio.sleep(delay)
             try:
-                await self._launch()
+                await self.launch()
+                await self._until_loaded()
             except EngineStartError as error:
                 log.error("restart %d of %d failed: %s", attempt + 1, len(RETRY_DELAYS), error)  # noqa: TRY400
                 continue
