@@ -165,5 +165,12 @@ class EngineStartError(StartupError):
     """The engine could not be started."""
 
 
+def first_of(error: BaseException) -> BaseException:
+    """The first one of a group: the others follow from it. Any other error is itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 class BenchError(StartupError):
     """A benchmark cannot go on: a server is missing, died, or does not speak OpenAI's API."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from local_worker.api.chat import prepare
-from local_worker.api.schemas import ChatBody
+from local_worker.api.schemas import ChatBody, parse
 from local_worker.errors import ConfigError, RequestError
 from local_worker.types import GenerationRequest, SamplingParams
 
@@ -43,10 +42,6 @@ async def pin(state: ApiState, wanted: Pin) -> int:
         )
     try:
         prefixes = await _prefixes(state, wanted)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"--pin-prefix {wanted.name}: {where}: {first['msg']}") from None
     except RequestError as error:
         raise ConfigError(f"--pin-prefix {wanted.name}: {error}") from None
     for token_ids in prefixes:
@@ -76,12 +71,10 @@ async def _prefixes(state: ApiState, wanted: Pin) -> list[tuple[int, ...]]:
 
 
 async def _prompt(state: ApiState, wanted: Pin, question: str, effort: str | None) -> Sequence[int]:
-    body = ChatBody.model_validate(
-        {
-            "messages": [*wanted.messages, {"role": "user", "content": question}],
-            "reasoning_effort": effort,
-            "max_completion_tokens": 1,
-        }
-    )
-    chat = await prepare(state, body, "")
+    body = {
+        "messages": [*wanted.messages, {"role": "user", "content": question}],
+        "reasoning_effort": effort,
+        "max_completion_tokens": 1,
+    }
+    chat = await prepare(state, parse(ChatBody, json.dumps(body).encode()), "")
     return chat.job.requests[0].prompt_token_ids

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import shutil
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from local_worker.bench.peers import last_words, program
 from local_worker.errors import BenchError
 from local_worker.types import GenerationRequest, SamplingParams
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from local_worker.engine import Engine
     from local_worker.types import EngineSeconds, EngineStats
-
-LAST_WORDS = 300
 
 _numbers = itertools.count()
 
@@ -158,11 +156,7 @@ class BatchedBench:
 
     def check(self) -> None:
         """Raises `BenchError` when there is no such program."""
-        if shutil.which(self.binary) is None:
-            raise BenchError(
-                f"there is no program {self.binary!r}: build llama.cpp, or say where with "
-                "--llama-batched-bench"
-            )
+        program(self.binary, "--llama-batched-bench")
 
     async def measure(self, size: Size, steps: int) -> Decoded:
         """The same number of steps, of sequences as deep.
@@ -189,7 +183,7 @@ class BatchedBench:
                 process.kill()
         speed = batched_bench_speed(printed.decode(errors="replace").splitlines())
         if process.returncode or speed is None:
-            words = " ".join(complaints.decode(errors="replace").split())[-LAST_WORDS:]
+            words = last_words(complaints)
             raise BenchError(f"{self.binary} ended with status {process.returncode}: {words}")
         return Decoded(speed)
 

@@ -15,7 +15,7 @@ import httpx
 
 from local_worker.bench.scenario import SAMPLE_WORDS, prompts, sample
 from local_worker.bench.stats import Summary, Timed, summarise
-from local_worker.errors import BenchError
+from local_worker.errors import BenchError, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,10 +86,7 @@ def _client(target: Target, connections: int) -> httpx.AsyncClient:
 
 
 def _as_one(group: BaseExceptionGroup[Exception], target: Target) -> BenchError:
-    """The first of the errors: the others follow from it."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = first_of(group)
     if isinstance(error, BenchError):
         return error
     return BenchError(f"{target.name} at {target.url}: {type(error).__name__} {error}")

@@ -99,7 +99,30 @@ class Started:
     def _last_words(self) -> str:
         size = os.fstat(self._log.fileno()).st_size
         text = os.pread(self._log.fileno(), LAST_WORDS, max(0, size - LAST_WORDS))
-        return " ".join(text.decode(errors="replace").split())
+        return last_words(text)
+
+
+def last_words(printed: bytes) -> str:
+    """The end of what a program has printed, on one line: the best account of a failure."""
+    return " ".join(printed.decode(errors="replace").split())[-LAST_WORDS:]
+
+
+def program(binary: str, option: str) -> str:
+    """The path of one of llama.cpp's programs.
+
+    Args:
+        binary: its name or path.
+        option: where the user can say it.
+
+    Raises:
+        BenchError: it is not there.
+    """
+    found = shutil.which(binary)
+    if found is None:
+        raise BenchError(
+            f"there is no program {binary!r}: install llama.cpp, or say where with {option}"
+        )
+    return found
 
 
 def local_worker(model: str, arguments: Sequence[str] = ()) -> Started:
@@ -120,11 +143,7 @@ def llama_server(binary: str, model: str, *, slots: int | None, cells: int) -> S
     Raises:
         BenchError: there is no such program.
     """
-    found = shutil.which(binary)
-    if found is None:
-        raise BenchError(
-            f"there is no program {binary!r}: install llama.cpp, or say where with --llama-server"
-        )
+    found = program(binary, "--llama-server")
     name = "llama-server" if slots is None else f"llama-server, {slots} slots"
     command = [found, "-m", model, "--port", "{port}", "--threads", str(os.cpu_count() or 1)]
     command += ["-c", str(cells)]

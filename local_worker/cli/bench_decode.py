@@ -7,22 +7,21 @@ import asyncio
 import itertools
 import random
 import statistics
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.table import Table
 
 from local_worker.bench.decode import BatchedBench, Decoded, Size, cells_of, measure
 from local_worker.bench.html import Bar, Chart, Section, page
 from local_worker.bench.report import cell, write, write_json
 from local_worker.bench.stats import ratio
-from local_worker.cli import serve
-from local_worker.errors import BenchError, ConfigError, EngineError
+from local_worker.cli import bench_common, serve
+from local_worker.cli.bench_common import in_turns, show
+from local_worker.errors import BenchError, ConfigError, EngineError, first_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from local_worker.serve.resolved import Resolved
 
 BATCHED_BENCH = "llama-batched-bench"
@@ -42,14 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--depths", type=_counts, default=DEPTHS, metavar="N,N...",
         help="tokens that each has before (default: 0,256)")  # fmt: skip
     add("--steps", type=int, default=STEPS, metavar="N", help="of a run (default: %(default)s)")
-    add("--pairs", type=int, default=3, metavar="N", help="runs of each (default: %(default)s)")
     add("--vs", choices=(BATCHED_BENCH,), help="llama.cpp's own tool, in turns with ours")
     add("--llama-batched-bench", default=BATCHED_BENCH, metavar="PATH", help="where it is")
-    add("--serve-arg", action="append", default=[], metavar="ARG",
-        help="an option for `local-worker serve`, e.g. --serve-arg=--threads=2")  # fmt: skip
-    add("--json", type=Path, metavar="FILE", help="write every run there, also when one fails")
-    add("--report", type=Path, metavar="FILE.html", help="write table and plots there")
-    add("--seed", type=int, help="of the prompts (default: another one each time)")
+    bench_common.add_arguments(parser)
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -75,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     finally:
         if any(found["local-worker"] for found in runs.values()):
             section = _section(resolved, runs)
-            _show(section)
+            show(section)
             write(options.report, page("local-worker bench decode", [section]))
             write_json(options.json, _as_json(options, runs))
     return 0
@@ -123,32 +117,25 @@ async def _measure(
 
     engine = make_engine(resolved.config)
     rng = random.Random(options.seed)  # noqa: S311 - for prompts
+    ways: list[tuple[str, Callable[[Size], Awaitable[Decoded]]]]
+    ways = [("local-worker", lambda size: measure(engine, size, options.steps, rng))]
+    if peer is not None:
+        ways.append((BATCHED_BENCH, lambda size: peer.measure(size, options.steps)))
     await engine.start()
     try:
         for size in sizes:
             await measure(engine, size, options.steps, rng)  # learns which shape is fastest
-            found = runs[size] = {"local-worker": []}
+            found = runs[size] = {name: [] for name, _ in ways}
             for pair in range(options.pairs):
-                order = (False, True) if pair % 2 else (True, False)
-                for theirs in order if peer is not None else (False,):
-                    if theirs and peer is not None:
-                        decoded = await peer.measure(size, options.steps)
-                        found.setdefault(BATCHED_BENCH, []).append(decoded)
-                    else:
-                        found["local-worker"].append(
-                            await measure(engine, size, options.steps, rng)
-                        )
+                for name, way in in_turns(ways, pair):
+                    found[name].append(await way(size))
     except* (BenchError, EngineError) as group:
-        raise _first(group) from None
+        error = first_of(group)
+        if isinstance(error, BenchError):
+            raise error from None
+        raise BenchError(f"the engine failed: {error}") from None
     finally:
         await engine.aclose()
-
-
-def _first(group: BaseExceptionGroup[Exception]) -> BenchError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error if isinstance(error, BenchError) else BenchError(f"the engine failed: {error}")
 
 
 def _section(resolved: Resolved, runs: Runs) -> Section:
@@ -173,16 +160,6 @@ def _chart(depth: int, runs: Runs) -> Chart:
         if each
     ]
     return Chart(f"tokens/s by sequences, {depth} tokens deep", bars)
-
-
-def _show(section: Section) -> None:
-    table = Table(title=section.title, title_justify="left")
-    head, *rows = section.table
-    for title in head:
-        table.add_column(title, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _cells(

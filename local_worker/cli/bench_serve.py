@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.table import Table
 
 from local_worker.bench import peers, report
 from local_worker.bench.html import page
 from local_worker.bench.load import run as run_load
 from local_worker.bench.load import tokens_per_word
 from local_worker.bench.scenario import load_scenario
+from local_worker.cli import bench_common
+from local_worker.cli.bench_common import in_turns, show
 from local_worker.errors import BenchError, ConfigError
 
 if TYPE_CHECKING:
@@ -42,15 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scenario", action="append", metavar="NAME|FILE.yaml",
         help="stream, chat, many, shared-prefix, long-prompt, neighbour, or a file; "
         "may be repeated")  # fmt: skip
-    add("--pairs", type=int, default=3, metavar="N", help="runs of each (default: %(default)s)")
     add("--context", type=int, default=8192, metavar="N",
         help="tokens of a request, for our own server (default: %(default)s)")  # fmt: skip
     add("--api-key", help="of the server at --url")
-    add("--serve-arg", action="append", default=[], metavar="ARG",
-        help="an option for `local-worker serve`, e.g. --serve-arg=--threads=2")  # fmt: skip
-    add("--json", type=Path, metavar="FILE", help="write every run there, also when one fails")
-    add("--report", type=Path, metavar="FILE.html", help="write tables and plots there")
-    add("--seed", type=int, help="of the prompts (default: another one each time)")
+    bench_common.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -60,7 +53,6 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("--pairs must be at least 1")
     if (options.url is None) == (options.model is None):
         raise ConfigError("give --model to serve one, or --url of a server that runs already")
-    console = Console(width=None if sys.stdout.isatty() else 200)
     found: dict[str, Any] = {}
     sections: list[Section] = []
     with ExitStack() as stack:
@@ -76,8 +68,8 @@ def run(options: argparse.Namespace) -> int:
             finally:
                 measured = {name: done for name, done in runs.items() if done}
                 if measured:
-                    _show(console, scenario, measured)
                     sections.append(report.section(scenario, measured))
+                    show(sections[-1])
                     report.write(options.report, page("local-worker bench serve", sections))
                 found[scenario.name] = report.as_json(scenario, runs)
                 report.write_json(options.json, found)
@@ -138,16 +130,5 @@ async def _measure(
     words = [await tokens_per_word(target) for target in targets]
     for pair in range(options.pairs):
         seed = seeds.randrange(1 << 30)
-        order = targets if pair % 2 == 0 else targets[::-1]
-        for target in order:
+        for target in in_turns(targets, pair):
             runs[target.name].append(await run_load(target, scenario, seed, words[0]))
-
-
-def _show(console: Console, scenario: Scenario, measured: report.Runs) -> None:
-    head, *rows = report.table(measured)
-    shown = Table(title=f"{scenario.name}: {scenario.about}", title_justify="left")
-    for index, title in enumerate(head):
-        shown.add_column(title, justify="left" if index == 0 else "right")
-    for row in rows:
-        shown.add_row(*row)
-    console.print(shown)

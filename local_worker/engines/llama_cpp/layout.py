@@ -59,6 +59,9 @@ class LayoutChooser:
         slots: sequences at a time.
         kv_capacity: cells of all of them.
         fixed: whether the layout stays as it is.
+
+    Attributes:
+        slot_cells: of a sequence where each has its own.
     """
 
     def __init__(
@@ -66,12 +69,18 @@ class LayoutChooser:
     ) -> None:
         self.layout = layout
         self._slots = slots
-        self._slot_cells = slot_cells(slots, kv_capacity)
+        self._kv_capacity = kv_capacity
+        self.slot_cells = slot_cells(slots, kv_capacity)
         self._fixed = fixed
         self._recent: deque[tuple[str, Sequence[int]]] = deque(maxlen=RECENT)
         self._shared = 0.0
         self._together = 0.0
         self._seen = 0
+
+    @property
+    def most_cells(self) -> int:
+        """Of one sequence, in the present layout."""
+        return self.slot_cells if self.layout is Layout.SEPARATE else self._kv_capacity
 
     @property
     def shared(self) -> float:
@@ -80,6 +89,8 @@ class LayoutChooser:
 
     def observe(self, sequence: CachedSequence, together: int) -> None:
         """A request has come, the last of so many that wait or run."""
+        if self._fixed:
+            return
         prompt, salt = sequence.request.prompt_token_ids, sequence.request.cache_salt
         alike = (common_length(prompt, other) for whose, other in self._recent if whose == salt)
         share = max(alike, default=0) / len(prompt)
@@ -98,7 +109,7 @@ class LayoutChooser:
         """The layout that suits what has come, and what waits."""
         if self._fixed:
             return self.layout
-        if any(s.reserved_cells > self._slot_cells or s.request.pinned for s in waiting):
+        if any(s.reserved_cells > self.slot_cells or s.request.pinned for s in waiting):
             return Layout.UNIFIED
         if self.layout is Layout.SEPARATE:
             much = self._seen >= ENOUGH and self._shared > SHARES_MUCH
@@ -113,7 +124,7 @@ class LayoutChooser:
             return False
         if self.layout is Layout.SEPARATE:
             first = next(iter(waiting), None)
-            if first is not None and first.reserved_cells > self._slot_cells:
+            if first is not None and first.reserved_cells > self.slot_cells:
                 return True  # it cannot be admitted anyway, nor does anybody overtake it
         left = (s.reserved_cells - s.num_computed_tokens for s in running)
         return max(left, default=0) <= SOON

@@ -7,8 +7,7 @@ machine, neighbours and context.
 
 from __future__ import annotations
 
-LEARNING = 0.2
-"""Weight of the newest step."""
+from local_worker.engines.llama_cpp.average import mixed
 
 OUTLIER = 4.0
 """A step that takes so many times longer than expected was held up from outside."""
@@ -43,14 +42,14 @@ class Pace:
             seconds: that it took.
         """
         if not prompt_tokens:
-            self._decode[decoding] = _mix(self._decode.get(decoding), seconds)
+            self._decode[decoding] = mixed(self._decode.get(decoding), seconds, outlier=OUTLIER)
         elif prompt_tokens >= LEAST_TOKENS:
             streams = (self.decode_seconds(decoding) or 0.0) if decoding else 0.0
             cost = max(seconds - streams, seconds / 4) / prompt_tokens
             if decoding:
-                self._beside = _mix(self._beside, cost)
+                self._beside = mixed(self._beside, cost, outlier=OUTLIER)
             else:
-                self._alone = _mix(self._alone, cost)
+                self._alone = mixed(self._alone, cost, outlier=OUTLIER)
 
     def prompt_tokens(self, decoding: int, most: int) -> int:
         """How many prompt tokens the next step may compute.
@@ -85,9 +84,3 @@ class Pace:
             return self._decode[below]
         share = (decoding - below) / (above - below)
         return self._decode[below] + share * (self._decode[above] - self._decode[below])
-
-
-def _mix(known: float | None, seen: float) -> float:
-    if known is None:
-        return seen
-    return known + LEARNING * (min(seen, OUTLIER * known) - known)

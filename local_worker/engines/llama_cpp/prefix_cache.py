@@ -123,7 +123,7 @@ class PrefixCache:
 
     def find_shared(self, token_ids: Sequence[int], salt: str) -> Match | None:
         """The longest prefix of these tokens that some slot lends."""
-        match = self._tree.match(token_ids, salt) if self._room.cache_slots else None
+        match = self._tree.match(token_ids, salt)
         return match if match is not None and self._may_share(match.slot, match.length) else None
 
     @property

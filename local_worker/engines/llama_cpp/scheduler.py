@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from local_worker.engines.llama_cpp.kept import KeptMatch
-from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser, slot_cells
+from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser
 from local_worker.engines.llama_cpp.pace import Pace
 from local_worker.engines.llama_cpp.prefix_cache import PrefixCache
 from local_worker.engines.llama_cpp.radix import Match, common_length
@@ -93,7 +93,6 @@ class Scheduler:
         if max_tokens_per_step < room.max_num_seqs:
             raise ValueError("a step must have room for one token of every sequence")
         self._room = self._whole_room = room
-        self._most_cells = room.kv_capacity  # of one sequence
         self._max_tokens_per_step = max_tokens_per_step
         self._kept = kept
         self._cache = PrefixCache(room, kept)
@@ -165,7 +164,9 @@ class Scheduler:
         layout = self._layouts.wanted(self.waiting)
         if layout is not self._layouts.layout and not self.running:
             return Plan(self.clear_cache(), layout=layout)
-        operations = [*self._snapshots(), *self._admit(now)]
+        operations = list(self._snapshots())
+        if layout is self._layouts.layout or not self._layouts.drains(self.running, self.waiting):
+            operations += self._admit(now)
         chunks = sorted(self._chunks(), key=lambda chunk: chunk.sequence.slot or 0)
         return Plan(tuple(operations), tuple(chunks))
 
@@ -174,11 +175,10 @@ class Scheduler:
         self._layouts.changed(layout)
         whole = self._whole_room
         if layout is Layout.SEPARATE:  # nothing is shared, so there is nothing to keep
-            cells = whole.max_num_seqs * slot_cells(whole.max_num_seqs, whole.kv_capacity)
+            cells = whole.max_num_seqs * self._layouts.slot_cells
             self._room = replace(whole, cache_slots=0, kv_capacity=cells)
-            self._most_cells = cells // whole.max_num_seqs
         else:
-            self._room, self._most_cells = whole, whole.kv_capacity
+            self._room = whole
         self._cache = PrefixCache(self._room, self._kept)
 
     def computed(self, chunk: Chunk) -> None:
@@ -200,18 +200,16 @@ class Scheduler:
     # -- admission ---------------------------------------------------------------------------
 
     def _admit(self, now: float) -> Iterator[Operation]:
-        if self._layouts.drains(self.running, self.waiting):
-            return
         for sequence in self._by_rank(now):
             if len(self.running) == self._room.max_num_seqs:
                 return
             if _still_awaits(sequence):
                 continue
+            if sequence.reserved_cells > self._layouts.most_cells:
+                return  # it waits for the cells to be shared again
             match = self._cache.find(sequence.lendable_ids, sequence.request.cache_salt)
             if self._better_waits(sequence, match):
                 continue
-            if sequence.reserved_cells > self._most_cells:
-                return  # it waits for the cells to be shared again
             operations, fits = self._make_room(sequence, match)
             yield from operations
             if not fits and isinstance(match, KeptMatch):

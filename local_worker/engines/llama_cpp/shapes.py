@@ -14,14 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from local_worker.engines.llama_cpp.average import mixed
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 WORTH_LEARNING = 0.005
 """Seconds of a step below which there is nothing to win."""
-
-LEARNING = 0.2
-"""Weight of the newest step."""
 
 OUTLIER = 3.0
 """A step that takes so many times longer than the others was held up from outside."""
@@ -131,33 +130,34 @@ class Shapes:
 
     def choose(self, rows: int) -> Shape:
         """How to compute a step with so many rows in use."""
-        size = self._sizes.get(rows)
-        if size is None:
-            size = self._sizes[rows] = _Size(Shape(self._likely_threads(rows), rows))
+        size = self._size(rows)
         if size.trial is None:
             size.trial = self._due(rows, size)
         return size.trial or size.best
 
     def best(self, rows: int) -> Shape:
         """The shape that steps of that size have when nothing is tried."""
-        size = self._sizes.get(rows)
-        return size.best if size is not None else Shape(self._likely_threads(rows), rows)
+        return self._size(rows).best
 
     def observe(self, rows: int, shape: Shape, seconds: float) -> None:
         """A step with so many rows in use has been computed in a shape."""
         size = self._sizes[rows]
-        seen = self._seen.get(shape)
-        self._seen[shape] = seconds if seen is None else _mix(seen, seconds)
+        self._seen[shape] = mixed(self._seen.get(shape), seconds, outlier=OUTLIER)
         if shape == size.trial:
             size.tried.append(seconds)
             assert size.seconds is not None, "trials come after steady steps"
             if len(size.tried) == self._trials.steps or _is_hopeless(size):
                 self._judge(size)
         elif shape == size.best:
-            known = size.seconds
-            size.seconds = seconds if known is None else _mix(known, seconds)
+            size.seconds = mixed(size.seconds, seconds, outlier=OUTLIER)
             size.steady += 1
             _notice_change(size)
+
+    def _size(self, rows: int) -> _Size:
+        size = self._sizes.get(rows)
+        if size is None:
+            size = self._sizes[rows] = _Size(Shape(self._likely_threads(rows), rows))
+        return size
 
     def _likely_threads(self, rows: int) -> int:
         """Of the nearest size that is known: what a neighbour does to one size it does to all."""
@@ -277,7 +277,3 @@ def _notice_change(size: _Size) -> None:
 def _mean(tried: list[float]) -> float:
     bound = OUTLIER * min(tried)
     return sum(min(seconds, bound) for seconds in tried) / len(tried)
-
-
-def _mix(known: float, seen: float) -> float:
-    return known + LEARNING * (min(seen, OUTLIER * known) - known)

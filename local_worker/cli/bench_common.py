@@ -1,0 +1,45 @@
+"""What the benchmarks have in common on the command line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from local_worker.bench.html import Section
+
+T = TypeVar("T")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that each of them has."""
+    add = parser.add_argument
+    add("--pairs", type=int, default=3, metavar="N", help="runs of each (default: %(default)s)")
+    add("--serve-arg", action="append", default=[], metavar="ARG",
+        help="an option for `local-worker serve`, e.g. --serve-arg=--threads=2")  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="write every run there, also when one fails")
+    add("--report", type=Path, metavar="FILE.html", help="write tables and plots there")
+    add("--seed", type=int, help="of the prompts (default: another one each time)")
+
+
+def in_turns(targets: Sequence[T], pair: int) -> Sequence[T]:
+    """The order within a pair: who was first comes last in the next one."""
+    return targets if pair % 2 == 0 else targets[::-1]
+
+
+def show(section: Section) -> None:
+    """Prints its table."""
+    table = Table(title=section.title, title_justify="left")
+    head, *rows = section.table
+    for title in head:
+        table.add_column(title, justify="right" if title else "left")  # names have no title
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
