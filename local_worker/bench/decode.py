@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from local_worker.engine import Engine
     from local_worker.types import EngineSeconds, EngineStats
 
+LEAST_CELLS = 64
+"""The peer warms up with a few tokens of its own, which have to fit, too."""
+
 _numbers = itertools.count()
 
 
@@ -165,7 +168,7 @@ class BatchedBench:
             BenchError: it failed, or printed something else than expected.
         """
         depth = max(1, size.depth)
-        cells = size.sequences * (depth + steps)
+        cells = max(LEAST_CELLS, size.sequences * (depth + steps))
         arguments = {
             "-m": self.model, "-c": cells, "-npp": depth, "-ntg": steps, "-npl": size.sequences,
             "-t": self.threads, "-b": 2048, "-ub": 512,

@@ -116,6 +116,11 @@ async def test_the_peer_gets_the_same_size(program, tmp_path):
         assert part in asked
 
 
+async def test_a_small_size_leaves_the_peer_room_to_warm_up(program, tmp_path):
+    await program(f'echo "$@" > {tmp_path}/asked; cat <<END{TABLE}END').measure(Size(1, 0), 8)
+    assert "-c 64" in (tmp_path / "asked").read_text()
+
+
 async def test_a_peer_that_fails_or_is_not_there(program, tmp_path):
     with pytest.raises(BenchError, match="status 3: no such model"):
         await program("echo no such model >&2; exit 3").measure(Size(1, 0), 4)
