@@ -77,6 +77,7 @@ class _EngineCollector(Collector):
                 "1 while each sequence has KV cells of its own",
                 int(stats.kv_separate),
             ),
+            "engine_threads": ("Threads that compute decode steps at present", stats.threads or 0),
             "ready": ("1 while the engine takes requests", int(self._engine.ready)),
         }
         for name, (text, value) in gauges.items():

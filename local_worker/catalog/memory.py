@@ -34,8 +34,8 @@ _GPU_CONTEXT = 512 * MIB  # what a CUDA context and its kernels take
 _RESERVE = 384 * MIB  # the API process and the rest of the system
 _RESERVE_SHARE = 0.05
 CACHE_SLOTS = 16
-CHEAP_SHARE = 0.25  # of the weights that a token reads: what cached cells may add to it
-LEAST_CHEAP_CELLS = 512
+CHEAP_SHARE = 0.02  # of the weights that a token reads: what cached cells may add to it
+LEAST_CHEAP_CELLS = 64
 CACHE_STATES = 4
 _TYPICAL_TOKENS = 1024  # of a conversation, for the keys and values read per token
 

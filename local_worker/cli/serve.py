@@ -91,8 +91,8 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="llama.cpp: keep prompts there that others began with, for the next start, "
         "too")  # fmt: skip
     add("--cache-gb", type=float, metavar="N",
-        help="GB of prompts kept outside the KV cells (default: 0.25 of memory, or 4 in "
-        "--cache-dir)")  # fmt: skip
+        help="GB of prompts kept outside the KV cells (default: a 16th of memory, "
+        "at most 2, or 4 in --cache-dir)")  # fmt: skip
     add("--gpu-layers", type=int, metavar="N", help="layers on the GPU")
     add("--load-mode", choices=("memory", "mmap"), help="read the weights, or map the file")
     add("--threads", type=int, metavar="N", help="compute threads")
@@ -256,9 +256,10 @@ def _overrides(options: argparse.Namespace) -> Overrides:
     )
 
 
-def _kept_bytes(options: argparse.Namespace) -> int:
-    default = 0.25 if options.cache_dir is None else 4.0
-    size = default if options.cache_gb is None else options.cache_gb
+def _kept_bytes(options: argparse.Namespace) -> int | None:
+    size = options.cache_gb
+    if size is None:
+        return None
     if not 0 <= size < math.inf:
         raise ConfigError("--cache-gb is a number of GB, or 0 to keep nothing")
     return int(size * 1e9)

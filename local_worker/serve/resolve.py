@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 MIN_TOKENS_PER_STEP = 512
 
+LEAST_KEPT, MOST_KEPT, KEPT_IN_FILES = 1 << 28, 2 << 30, 4 << 30
+"""Bytes of prompts kept outside of the KV cells: in memory at least and at most, and in files."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
@@ -120,7 +123,9 @@ class Resolver:
             present = pull(chosen.artifact, self.store, progress=self.progress)
         check_parts(present.files[0])
         card = card_of(entry, present.files[0])
-        return Resolved(_config(present.files[0], chosen, overrides), card, chosen, chosen.reasons)
+        return Resolved(
+            self._config(present.files[0], chosen, overrides), card, chosen, chosen.reasons
+        )
 
     def _from_file(self, path: Path, overrides: Overrides) -> Resolved:
         facts = read_facts(path)
@@ -135,7 +140,36 @@ class Resolver:
                 sampling=SamplingDefaults(),
                 created=int(path.stat().st_mtime),
             )
-        return Resolved(_config(path, chosen, overrides), card, chosen, chosen.reasons)
+        return Resolved(self._config(path, chosen, overrides), card, chosen, chosen.reasons)
+
+    def _config(self, path: Path, chosen: LlamaPlan, overrides: Overrides) -> LlamaConfig:
+        return LlamaConfig(
+            model_path=str(path),
+            kv_capacity=chosen.context,
+            max_model_len=chosen.max_model_len,
+            max_num_seqs=chosen.max_num_seqs,
+            cache_slots=chosen.cache_slots,
+            cheap_cells=chosen.cheap_cells,
+            max_tokens_per_step=overrides.max_tokens_per_step
+            or max(MIN_TOKENS_PER_STEP, chosen.max_num_seqs),
+            target_itl=overrides.target_itl,
+            kv_layout=overrides.kv_layout,
+            max_kept_bytes=self._kept_bytes(overrides),
+            cache_dir=None if overrides.cache_dir is None else str(overrides.cache_dir),
+            threads=chosen.threads,
+            kv_type=chosen.kv_type,
+            gpu_layers=chosen.n_gpu_layers,
+            cpu_moe_layers=chosen.n_cpu_moe,
+            load_mode=chosen.load_mode,
+        )
+
+    def _kept_bytes(self, overrides: Overrides) -> int:
+        """Of prompts that are kept outside of the KV cells."""
+        if overrides.max_kept_bytes is not None:
+            return overrides.max_kept_bytes
+        if overrides.cache_dir is not None:
+            return KEPT_IN_FILES
+        return max(LEAST_KEPT, min(MOST_KEPT, self.machine.hardware.memory.usable // 16))
 
     def _plan(self, model: ModelEntry | GgufFacts, wish: Wish, overrides: Overrides) -> LlamaPlan:
         hardware = self.machine.hardware
@@ -198,25 +232,3 @@ def why_engine(
     if path is not None:
         return (f"{name}, which loads {'folders' if engine == 'vllm' else 'GGUF files'}",)
     return (f"{name}, which suits this model better than the machine's {backend.backend}",)
-
-
-def _config(path: Path, chosen: LlamaPlan, overrides: Overrides) -> LlamaConfig:
-    return LlamaConfig(
-        model_path=str(path),
-        kv_capacity=chosen.context,
-        max_model_len=chosen.max_model_len,
-        max_num_seqs=chosen.max_num_seqs,
-        cache_slots=chosen.cache_slots,
-        cheap_cells=chosen.cheap_cells,
-        max_tokens_per_step=overrides.max_tokens_per_step
-        or max(MIN_TOKENS_PER_STEP, chosen.max_num_seqs),
-        target_itl=overrides.target_itl,
-        kv_layout=overrides.kv_layout,
-        max_kept_bytes=overrides.max_kept_bytes,
-        cache_dir=None if overrides.cache_dir is None else str(overrides.cache_dir),
-        threads=chosen.threads,
-        kv_type=chosen.kv_type,
-        gpu_layers=chosen.n_gpu_layers,
-        cpu_moe_layers=chosen.n_cpu_moe,
-        load_mode=chosen.load_mode,
-    )

@@ -47,7 +47,7 @@ class Overrides:
     max_tokens_per_step: int | None = None
     target_itl: float | None = None
     cache_dir: Path | None = None
-    max_kept_bytes: int = 0
+    max_kept_bytes: int | None = None
     kv_layout: str = "auto"
     engine: EngineName | None = None
     vllm: VllmWish = field(default_factory=VllmWish)

@@ -324,5 +324,5 @@ def test_every_plan_fits_and_every_refusal_has_a_reason(name, gigabytes):
 def test_cheap_cells_follow_from_what_a_token_reads():
     """Five layers of Gemma keep every token: a cell is 20 KB beside gigabytes of weights."""
     gemma = planned(machine(64), "gemma-4-26b")
-    assert gemma.cheap_cells > 20_000
+    assert gemma.cheap_cells > 2_000
     assert planned(machine(64), "qwen3-30b").cheap_cells < gemma.cheap_cells

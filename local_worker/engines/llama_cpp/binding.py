@@ -23,6 +23,7 @@ from local_worker.engines.llama_cpp.placement import expert_overrides
 from local_worker.engines.llama_cpp.prefix_cache import Cut, Share
 from local_worker.engines.llama_cpp.radix import RECURRENT
 from local_worker.engines.llama_cpp.shapes import MOST_PADDING
+from local_worker.engines.llama_cpp.states import fresh_memory
 from local_worker.engines.process.vocabulary import structures_a_prompt
 
 if TYPE_CHECKING:
@@ -327,21 +328,21 @@ class Llama:
             if row.slot not in scrap
         ]
 
-    def save(self, slot: int) -> bytearray:
+    def save(self, slot: int) -> memoryview:
         """What a slot holds, for `load` in a context of the same model and cells.
 
         Raises:
             NativeError: the library cannot copy this model's memory.
         """
         size = lib.llama_state_seq_get_size(self._context, slot)
-        data = bytearray(size)
+        data = fresh_memory(size)
         buffer = (ctypes.c_uint8 * size).from_buffer(data)
         written = lib.llama_state_seq_get_data(self._context, buffer, size, slot)
         if written != size:
             raise NativeError(f"slot {slot} cannot be copied: {self._log.last_words()}")
         return data
 
-    def load(self, slot: int, data: bytearray, length: int) -> None:
+    def load(self, slot: int, data: memoryview, length: int) -> None:
         """Puts the first `length` tokens of what was saved into an empty slot.
 
         Raises:

@@ -2,9 +2,10 @@
 
 CACHED slot -> KEPT -> (loaded into any number of slots) -> gone, least recently used first
 
-A prefix comes here when its slot is needed and it is worth more than the time to copy it: because
-others have begun with it, or because it is long. What is here belongs to one salt, or to nobody in
-particular: a prefix that the operator has pinned serves everybody, and stays.
+A prefix comes here when its slot is needed and it is worth the time to copy it. In memory that is
+little; a file it is worth if others have begun with it, or if it is long. What is here belongs to
+one salt, or to nobody in particular: a prefix that the operator has pinned serves everybody, and
+stays.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ WORTH_KEEPING = 64
 """Tokens that are not kept yet: fewer are computed as soon as copied."""
 
 LONG = 256
-"""Tokens that are worth it even if nobody has begun with them so far."""
+"""Tokens that are worth a file even if nobody has begun with them so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,21 @@ class KeptPrefixes:
         max_bytes: of all states together; pinned ones may exceed it.
         whole: whether a state can be used as a whole only, as those of windowed and recurrent
             memories.
+        unlent: tokens that are worth a copy even if nobody has begun with them so far.
         fetch: makes sure that a state can be had, before somebody is promised it.
     """
 
     def __init__(
-        self, max_bytes: int, *, whole: bool = False, fetch: Callable[[int], bool] = lambda _: True
+        self,
+        max_bytes: int,
+        *,
+        whole: bool = False,
+        unlent: int = WORTH_KEEPING,
+        fetch: Callable[[int], bool] = lambda _: True,
     ) -> None:
         self._max_bytes = max_bytes
         self._whole = whole
+        self._unlent = unlent
         self._fetch = fetch
         self._prefixes: dict[int, Prefix] = {}  # least recently used first
         self._sizes: dict[int, int | None] = {}  # None while the state is still to be copied
@@ -150,7 +158,7 @@ class KeptPrefixes:
         new = len(prefix.token_ids) - max(kept, default=0)
         if prefix.pinned:
             return new > 0
-        return new >= (WORTH_KEEPING if lent else LONG)
+        return new >= (WORTH_KEEPING if lent else self._unlent)
 
     def add(self, prefix: Prefix) -> int:
         """Takes a prefix in whose state is to be copied; its key. `stored` says when it is."""
@@ -164,7 +172,11 @@ class KeptPrefixes:
     def stored(self, key: int, size: int) -> tuple[Drop, ...]:
         """The state of that many bytes lies there; others may have to go, or itself."""
         self._sizes[key] = size
-        drops = []
+        drops: list[Drop] = []
+        if size <= self._max_bytes and not self._whole:
+            drops += [Drop(other) for other in self._contained(key)]
+        for drop in drops:
+            self._forget(drop.key)
         for other, prefix in list(self._prefixes.items()):
             if self.size <= self._max_bytes:
                 break
@@ -173,6 +185,18 @@ class KeptPrefixes:
             self._forget(other)
             drops.append(Drop(other))
         return tuple(drops)
+
+    def _contained(self, key: int) -> list[int]:
+        """What the state of that key can be cut to."""
+        longer = self._prefixes[key]
+        return [
+            other
+            for other, prefix in self._alike(longer.token_ids)
+            if other != key
+            and prefix.salt == longer.salt
+            and self._sizes[other] is not None
+            and common_length(prefix.token_ids, longer.token_ids) == len(prefix.token_ids)
+        ]
 
     def touch(self, key: int) -> None:
         """It has been used."""

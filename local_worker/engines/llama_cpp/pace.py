@@ -1,8 +1,12 @@
-"""How many prompt tokens a step may compute beside streams that wait for their next token. Pure.
+"""How many prompt tokens a step may compute. Pure.
 
-A step takes as long as its slowest part: with 512 prompt tokens in it, everybody's next token comes
-seconds later. What a step costs is learnt from the steps themselves, since it depends on model,
-machine, neighbours and context.
+A step takes as long as its slowest part: with 512 prompt tokens in it, the next token of everybody
+who streams comes seconds later. Where nobody streams, whoever comes next waits for the step's end,
+and of ten prompts computed together nobody has a first token before all ten are done. So a step is
+no larger than it takes to compute each token as fast as in larger ones: that is a hundred tokens
+for dense weights on a processor, and many more where experts or a device want to be filled. What
+steps cost is learnt from the steps themselves, since it depends on model, machine, neighbours and
+context.
 """
 
 from __future__ import annotations
@@ -18,6 +22,15 @@ DEFAULT_SLOWDOWN = 2.0
 LEAST_TOKENS = 16
 """However slow the machine: a prompt must get on."""
 
+SMALLEST_STEP = 128
+"""Prompt tokens of a step in which nobody decodes; larger ones are twice that, and so on."""
+
+TRY_AGAIN = 8
+"""Steps after which one of another size is tried."""
+
+AS_FAST = 1.08
+"""What a token may cost in a smaller step, of what it costs in the best one."""
+
 
 class Pace:
     """Learns what steps cost.
@@ -30,7 +43,9 @@ class Pace:
     def __init__(self, target: float | None = None) -> None:
         self._target = target
         self._decode: dict[int, float] = {}  # seconds of a step, by the sequences in it
-        self._alone: float | None = None  # seconds of a prompt token where nobody decodes
+        self._alone: dict[int, float] = {}  # of a prompt token where nobody decodes, by step size
+        self._latest: float | None = None  # of those
+        self._steps = 0  # likewise
         self._beside: float | None = None  # and where somebody does, in smaller chunks
 
     def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
@@ -49,7 +64,10 @@ class Pace:
             if decoding:
                 self._beside = mixed(self._beside, cost, outlier=OUTLIER)
             else:
-                self._alone = mixed(self._alone, cost, outlier=OUTLIER)
+                size = _size(prompt_tokens)
+                self._steps += 1
+                self._alone[size] = mixed(self._alone.get(size), cost, outlier=OUTLIER)
+                self._latest = mixed(self._latest, cost, outlier=OUTLIER)
 
     def prompt_tokens(self, decoding: int, most: int) -> int:
         """How many prompt tokens the next step may compute.
@@ -58,15 +76,36 @@ class Pace:
             decoding: sequences in it that are past their prompt.
             most: however fast.
         """
-        if not decoding or self._target == 0:
+        if not decoding:
+            return self._alone_tokens(most)
+        if self._target == 0:
             return most
         decode = self.decode_seconds(decoding)
-        per_token = self._beside or self._alone
+        per_token = self._beside or self._latest
         if decode is None or per_token is None:
             return min(most, 4 * LEAST_TOKENS)  # nothing is known yet: find out gently
         target = self._target or DEFAULT_SLOWDOWN * decode
         tokens = int((target - decode) / per_token)
         return max(min(tokens, most), min(LEAST_TOKENS, most))
+
+    def _alone_tokens(self, most: int) -> int:
+        """The smallest step as good as any; now and then another one, to see whether it still is.
+
+        The tokens of such a step are computed like any others: it costs next to nothing.
+        """
+        sizes = [SMALLEST_STEP]
+        while 2 * sizes[-1] <= most:
+            sizes.append(2 * sizes[-1])
+        again, turn = divmod(self._steps, TRY_AGAIN)
+        unknown = [size for size in sizes if size not in self._alone]
+        if unknown:
+            size = unknown[0]
+        elif not turn:
+            size = sizes[again % len(sizes)]
+        else:
+            best = min(self._alone[size] for size in sizes)
+            size = next(size for size in sizes if self._alone[size] <= AS_FAST * best)
+        return min(size, most)
 
     def decode_seconds(self, decoding: int) -> float | None:
         """What a step of so many sequences and nothing else takes; None before any was seen.
@@ -84,3 +123,11 @@ class Pace:
             return self._decode[below]
         share = (decoding - below) / (above - below)
         return self._decode[below] + share * (self._decode[above] - self._decode[below])
+
+
+def _size(prompt_tokens: int) -> int:
+    """Of a step; one that is three quarters full is as good as full."""
+    size = SMALLEST_STEP
+    while 4 * prompt_tokens >= 3 * 2 * size:
+        size *= 2
+    return size

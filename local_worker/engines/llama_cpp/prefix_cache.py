@@ -5,8 +5,9 @@ FREE -> RUNNING -> CACHED -> FREE      RUNNING -> FREE      FREE -> CACHED (a sn
 A finished sequence's slot stays as it is and lends what it holds, until its cells or the slot
 itself are needed: least recently used first. Every cell in use makes every step a little slower,
 used by it or not, so the cache has limits of its own: what costs little may stay, and beside it the
-newest one if it is not too large, since a conversation is likely to go on from there. What is
-worth it is copied out of the buffer before it is given up: see `kept`.
+newest one if it is not too large, since a conversation is likely to go on from there - until
+something else comes instead. What is worth it is copied out of the buffer before it is given up,
+and back when it is asked for, which takes a hundredth of computing it: see `kept`.
 
 Nothing is done here: every change of slots is returned as operations, to be carried out on the
 buffer in that order, before the next batch is computed.
@@ -192,6 +193,13 @@ class PrefixCache:
             self._tree.extend(slot, tuple(token_ids[: match.length]), salt)
             operations.append(Load(match.key, slot, match.length))
         return tuple(operations), slot
+
+    def slim(self) -> tuple[Operation, ...]:
+        """Evicts what would slow down the sequences that have just been given their slots."""
+        operations: list[Operation] = []
+        while self._cached and self.cached_cells() > self._room.cheap_cells:
+            operations += self._evict(next(iter(self._cached)))
+        return tuple(operations)
 
     def _lowest_free(self) -> int:
         """Where slots have buffers of their own, those of neighbours are computed together."""

@@ -200,6 +200,12 @@ class Scheduler:
     # -- admission ---------------------------------------------------------------------------
 
     def _admit(self, now: float) -> Iterator[Operation]:
+        running = len(self.running)
+        yield from self._admit_in_turn(now)
+        if len(self.running) > running:
+            yield from self._cache.slim()
+
+    def _admit_in_turn(self, now: float) -> Iterator[Operation]:
         for sequence in self._by_rank(now):
             if len(self.running) == self._room.max_num_seqs:
                 return

@@ -6,7 +6,8 @@ fewer rows: the kernels take rows by 16, 8 or 4 and the rest one by one, so that
 more than 16. Which shape is best depends on model, machine and hour, so each size of step is tried
 in other shapes now and then, and stays in the one that was fastest.
 
-STEADY -> TRIAL -> STEADY        (a trial is won or lost; a loser is tried again later and later)
+STEADY -> TRIAL -> STEADY        (a trial is lost; a loser is tried again later and later)
+          TRIAL -> PROBATION -> STEADY     (a trial is won, perhaps by luck: luck does not last)
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ DECODE = Trials(first=8, steps=4, again=64, longest=1024)
 PROMPTS = Trials(first=2, steps=1, again=8, longest=128)
 """Steps with prompts in them are few, and long."""
 
+PROBATION = 2
+"""Times the steps of a trial, in which a winner has to stay faster than what it replaced."""
+
 MULTIPLES = (4, 8, 16)
 MOST_PADDING = max(MULTIPLES) // 2
 """Rows thrown away in a step at the most."""
@@ -96,6 +100,8 @@ class _Size:
     compared: float | None = None  # `seconds` at the last trial
     steady: int = 0
     trial: Shape | None = None
+    replaced: tuple[Shape, float] | None = None  # on probation: what was best before, and `seconds`
+    probation_ends: int = 0  # count of steady steps
     tried: list[float] = field(default_factory=list)
     lost: dict[Shape, _Lost] = field(default_factory=dict)
 
@@ -151,6 +157,8 @@ class Shapes:
         elif shape == size.best:
             size.seconds = mixed(size.seconds, seconds, outlier=OUTLIER)
             size.steady += 1
+            if size.replaced is not None and size.steady == size.probation_ends:
+                self._confirm(size)
             _notice_change(size)
 
     def _size(self, rows: int) -> _Size:
@@ -192,10 +200,23 @@ class Shapes:
         ratio = taken / size.seconds
         if ratio < GAIN:
             size.lost = {size.best: _Lost(1, size.steady + self._trials.again)}
+            size.replaced = size.best, size.seconds
+            size.probation_ends = size.steady + PROBATION * self._trials.steps
             size.best, size.seconds = trial, taken
         else:
             self._lose(size, trial, ratio)
         size.compared = size.seconds
+
+    def _confirm(self, size: _Size) -> None:
+        """PROBATION -> STEADY."""
+        assert size.replaced is not None
+        assert size.seconds is not None
+        (before, seconds), size.replaced = size.replaced, None
+        if size.seconds > seconds:
+            size.lost[size.best] = _Lost(0)
+            self._lose(size, size.best, size.seconds / seconds)
+            size.best = before
+            size.seconds = size.compared = seconds
 
     def _lose(self, size: _Size, shape: Shape, ratio: float) -> None:
         """Puts off the next trial of a shape that was so many times slower."""

@@ -25,7 +25,7 @@ from local_worker.engines.llama_cpp.binding import (
     library_version,
 )
 from local_worker.engines.llama_cpp.config import LlamaConfig
-from local_worker.engines.llama_cpp.kept import Drop, Keep, KeptPrefixes, Load
+from local_worker.engines.llama_cpp.kept import LONG, Drop, Keep, KeptPrefixes, Load
 from local_worker.engines.llama_cpp.laps import Laps
 from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser
 from local_worker.engines.llama_cpp.prefix_cache import Room
@@ -317,7 +317,7 @@ def _kept_states(config: LlamaConfig, *, whole: bool) -> tuple[KeptPrefixes, Sta
         return KeptPrefixes(config.max_kept_bytes, whole=whole, fetch=memory.fetch), memory
     identity = identity_of(Path(config.model_path), library_version(), config.kv_type)
     files = FileStates(Path(config.cache_dir), identity)
-    kept = KeptPrefixes(config.max_kept_bytes, whole=whole, fetch=files.fetch)
+    kept = KeptPrefixes(config.max_kept_bytes, whole=whole, unlent=LONG, fetch=files.fetch)
     ours, others = files.restore(kept)
     if others:
         log.warning(

@@ -57,9 +57,10 @@ def test_salts_keep_to_themselves_and_pins_are_for_all():
     ],
 )
 def test_what_is_worth_a_copy(new, lent, worth):
-    assert KeptPrefixes(1).is_worth_it(Prefix(tuple(range(new)), ""), lent=lent) is worth
+    kept = KeptPrefixes(1, unlent=LONG)
+    assert kept.is_worth_it(Prefix(tuple(range(new)), ""), lent=lent) is worth
     on_top = Prefix((*SYSTEM, *range(new)), "")
-    assert kept_with(Prefix(SYSTEM, "")).is_worth_it(on_top, lent=lent) is worth
+    assert kept_with(Prefix(SYSTEM, ""), unlent=LONG).is_worth_it(on_top, lent=lent) is worth
 
 
 def test_nothing_is_kept_twice_nor_without_room():
@@ -67,6 +68,23 @@ def test_nothing_is_kept_twice_nor_without_room():
     assert not kept.is_worth_it(Prefix(SYSTEM, ""), lent=True)
     assert kept.is_worth_it(Prefix(SYSTEM, "another tenant"), lent=True)
     assert not KeptPrefixes(0).is_worth_it(Prefix(SYSTEM, ""), lent=True)
+
+
+def test_a_longer_one_takes_the_place_of_those_it_begins_with():
+    kept = kept_with(
+        Prefix((*SYSTEM, 9), ""), Prefix(SYSTEM, "b"), Prefix(SYSTEM, None), Prefix(SYSTEM, "")
+    )
+    longer = kept.add(Prefix((*SYSTEM, 1), ""))
+    assert kept.stored(longer, 100) == (Drop(4),)
+    assert kept.find((*SYSTEM, 1), "") == KeptMatch(longer, 101, 101)
+    assert kept.find((*SYSTEM, 9), "") == KeptMatch(1, 101, 101)
+
+
+def test_but_not_where_states_serve_as_a_whole_only_nor_if_it_does_not_stay_itself():
+    for whole, size in ((True, 100), (False, 2000)):
+        kept = kept_with(Prefix(SYSTEM, None), whole=whole)
+        longer = kept.add(Prefix((*SYSTEM, 1), None))
+        assert kept.stored(longer, size) == ()
 
 
 def test_a_shorter_whole_state_is_another_one():

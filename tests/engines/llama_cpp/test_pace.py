@@ -12,8 +12,50 @@ def learnt(target=None, *, decode=0.1, per_token=0.002):
     return pace
 
 
-def test_nobody_decodes_so_nobody_waits():
-    assert learnt().prompt_tokens(0, 512) == 512
+def alone(seconds, steps=60, most=512):
+    """Sizes of steps that nobody decodes in, where each takes what `seconds` says."""
+    pace, sizes = Pace(), []
+    for _ in range(steps):
+        sizes.append(pace.prompt_tokens(0, most))
+        pace.observe(0, sizes[-1], seconds(sizes[-1]))
+    return sizes
+
+
+def test_every_size_of_step_is_tried_first():
+    assert alone(lambda tokens: tokens, 3) == [128, 256, 512]
+
+
+def test_where_nobody_decodes_a_step_is_no_larger_than_it_pays():
+    sizes = alone(lambda tokens: 0.005 * tokens)
+    assert sizes.count(128) > 50
+    assert {256, 512} <= set(sizes[3:]), "now and then the others are tried again"
+
+
+def test_and_as_large_as_it_pays():
+    """Experts want many rows: each of them gets few of a step's tokens."""
+    assert alone(lambda tokens: 0.5 + 0.002 * tokens).count(512) > 50
+    assert alone(lambda tokens: 0.03 + 0.002 * tokens).count(256) > 50
+
+
+def test_another_machine_than_it_was_gets_other_steps():
+    pace = Pace()
+    for seconds in (lambda tokens: tokens, lambda tokens: 300 + tokens):
+        for _ in range(200):
+            tokens = pace.prompt_tokens(0, 512)
+            pace.observe(0, tokens, seconds(tokens))
+    assert [pace.prompt_tokens(0, 512) for _ in range(3)] == [512] * 3
+
+
+def test_a_step_is_never_larger_than_it_may_be():
+    assert alone(lambda tokens: 100 + tokens, most=300).count(256) > 50
+    assert set(alone(lambda tokens: tokens, most=40)) == {40}
+
+
+def test_a_step_that_is_not_quite_full_is_as_good():
+    pace = Pace()
+    for tokens in (112, 240, 400):
+        pace.observe(0, tokens, 1.0 * tokens)
+    assert pace.prompt_tokens(0, 512) == 128
 
 
 def test_without_a_word_a_step_takes_a_multiple_of_a_decode_step():

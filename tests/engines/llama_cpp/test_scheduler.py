@@ -392,7 +392,7 @@ def any_prompt(rng, name, seen, window):
 @pytest.fixture
 def eager(monkeypatch):
     """Prefixes are copied out and back although they are short."""
-    for name, value in {"WORTH_KEEPING": 6, "HEAD": 3, "LONG": 9}.items():
+    for name, value in {"WORTH_KEEPING": 6, "HEAD": 3}.items():
         monkeypatch.setattr(kept, name, value)
     monkeypatch.setattr(prefix_cache, "WORTH_KEEPING", 6)
 
@@ -402,7 +402,9 @@ def eager(monkeypatch):
 def test_whatever_comes_nothing_is_missing_and_nothing_overflows(seed):
     rng = random.Random(seed)
     window, slots = rng.choice([None, 24, RECURRENT]), rng.choice([0, 1, 5])
-    outside = KeptPrefixes(rng.choice([0, 100, 10_000]), whole=window is not None)
+    outside = KeptPrefixes(
+        rng.choice([0, 100, 10_000]), whole=window is not None, unlent=rng.choice([6, 9])
+    )
     s = scheduler(cells=160, seqs=4, slots=slots, budget=32, window=window, kept=outside)
     buffer, seen, pending, steps, loads = Buffer(window), [SYSTEM], 60, 0, 0
     while pending or s.has_work:
@@ -535,8 +537,22 @@ def test_what_costs_little_stays_and_the_newest_one_beside_it():
     finish(s)
     assert s.cached_cells == 60
     s.add(sequence("d", 12, 1))
+    s.plan(0.0)
+    assert s.cached_cells == 0, "it would slow `d` down"
     finish(s)
     assert s.cached_cells == 12
+
+
+def test_what_running_sequences_share_costs_nothing_and_stays():
+    s = scheduler(budget=64, cells=200, cheap=30)
+    for name in "ab":
+        s.add(sequence(name, 12, 1, shares=SYSTEM))
+        finish(s)
+    s.add(sequence("c", 12, 40, shares=SYSTEM))
+    run(s)
+    s.add(sequence("d", 12, 9))
+    run(s)
+    assert s.cached_cells == 12, "what `b` had of its own"
 
 
 def test_a_shared_prefix_outlives_the_jobs_that_share_it():
@@ -613,7 +629,7 @@ def test_a_state_is_loaded_where_there_is_room_for_all_of_it():
 
 @pytest.mark.usefixtures("eager")
 def test_what_is_about_to_be_copied_out_cannot_be_loaded_in_the_same_step():
-    outside = KeptPrefixes(10**6, fetch=lambda _: pytest.fail("it is not there yet"))
+    outside = KeptPrefixes(10**6, unlent=6, fetch=lambda _: pytest.fail("it is not there yet"))
     s = scheduler(cells=200, seqs=2, kept=outside)
     first = sequence("first", 5, shares=SYSTEM)
     s.add(first)

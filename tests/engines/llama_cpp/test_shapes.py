@@ -5,6 +5,7 @@ import pytest
 from local_worker.engines.llama_cpp.shapes import (
     DECODE,
     MOST_PADDING,
+    PROBATION,
     PROMPTS,
     WORTH_LEARNING,
     Shape,
@@ -118,6 +119,16 @@ def test_what_a_neighbour_does_to_one_size_it_does_to_the_next():
 def test_trials_cost_little():
     used = run(Shapes(8, 512), 12, 5000, lambda shape: 0.8 / shape.threads + shape.rows / 100)
     assert sum(shape != Shape(8, 12) for shape in used) < 100
+
+
+def test_a_trial_that_was_won_by_luck_is_taken_back():
+    shapes = Shapes(2, 512, pads=False)
+    run(shapes, 1, DECODE.first, lambda shape: 0.05)
+    run(shapes, 1, DECODE.steps, lambda shape: 0.04)
+    assert shapes.best(1).threads == 1
+    run(shapes, 1, PROBATION * DECODE.steps, lambda shape: 0.053)
+    assert shapes.best(1).threads == 2
+    assert {s.threads for s in run(shapes, 1, 60, lambda shape: 0.05)} == {2}
 
 
 def test_a_single_slow_step_decides_nothing():

@@ -8,7 +8,7 @@ from local_worker.engines.llama_cpp.kept import KeptMatch, KeptPrefixes, Prefix
 from local_worker.engines.llama_cpp.states import FileStates, MemoryStates, identity_of
 
 SYSTEM = tuple(range(1000, 1100))
-DATA = bytearray(b"state" * 1000)
+DATA = memoryview(bytearray(b"state" * 1000))
 
 
 @pytest.fixture(params=["memory", "files"])
