@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from local_worker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from local_worker.rules import EffortRule
 
 MAX_PORT = 65535
 
@@ -39,7 +42,10 @@ class ServerConfig:
         max_queue: requests in the engine's care at a time, running ones included.
         drain_seconds: how long running requests may go on after SIGTERM.
         max_thinking_tokens: the operator's ceiling over every budget; None is no ceiling.
-        default_effort: for models that have no default of their own.
+        default_effort: for clients that name none; None leaves it to the model, and `auto`
+            where that says nothing.
+        effort_rules: efforts that are fixed before `auto` asks the model; they come before the
+            catalog's.
         budget_message: text put before the closer when a thought is cut.
         allow_unenforced_effort: serve effort although the self-test failed.
         pins: prompts to compute at start and keep.
@@ -55,7 +61,8 @@ class ServerConfig:
     max_queue: int = 1024
     drain_seconds: float = 30.0
     max_thinking_tokens: int | None = None
-    default_effort: str = "medium"
+    default_effort: str | None = None
+    effort_rules: tuple[EffortRule, ...] = ()
     budget_message: str = ""
     allow_unenforced_effort: bool = False
     pins: tuple[Pin, ...] = ()

@@ -73,9 +73,13 @@ class ChatTemplate:
         self._guard = _Guard(frozenset(control_tokens), frozenset(delimiters))
 
     def render(
-        self, messages: Sequence[Message], variables: Mapping[str, object] | None = None
+        self,
+        messages: Sequence[Message],
+        variables: Mapping[str, object] | None = None,
+        *,
+        generation_prompt: bool = True,
     ) -> tuple[PromptSegment, ...]:
-        """The prompt up to and including the generation prompt.
+        """The prompt up to and including the generation prompt, unless that is left out.
 
         Raises:
             InvalidParameterError: the template refuses these messages.
@@ -83,7 +87,11 @@ class ChatTemplate:
         guarded = [self._guard.hide(message) for message in messages]
         try:
             text = self._template.render(
-                {**(variables or {}), "messages": guarded, "add_generation_prompt": True}
+                {
+                    **(variables or {}),
+                    "messages": guarded,
+                    "add_generation_prompt": generation_prompt,
+                }
             )
             text.encode()
         except _TEMPLATE_ERRORS as error:
@@ -91,6 +99,17 @@ class ChatTemplate:
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
         return tuple(self._guard.reveal(text))
+
+
+def closed_thought(prompt: Sequence[PromptSegment], start: str, close: str) -> PromptSegment:
+    """What has to follow a prompt so that the answer begins at once.
+
+    Args:
+        prompt: rendered for an answer with a thought, opened or not.
+        start: text that opens one.
+        close: text that closes it.
+    """
+    return PromptSegment(close if opens_thought(prompt, start) else start + close)
 
 
 def opens_thought(prompt: Sequence[PromptSegment], start: str) -> bool:

@@ -157,6 +157,8 @@ class GenerationRequest:
         adapter: name of the LoRA adapter to compute with; None is the model as it is.
         pinned: the prompt is kept for everybody, whatever its salt, for as long as the engine
             runs; only engines whose `EngineInfo.pins` says so take it.
+        continues_at: so many tokens of the prompt are what another request will begin with soon;
+            an engine whose memory cannot go back keeps what it has there.
     """
 
     request_id: str
@@ -170,6 +172,7 @@ class GenerationRequest:
     cache_salt: str = ""
     adapter: str | None = None
     pinned: bool = False
+    continues_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

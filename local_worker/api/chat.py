@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -12,7 +12,8 @@ from fastapi.responses import JSONResponse, Response
 from local_worker.api import translate
 from local_worker.api.choices import Choice, stream
 from local_worker.api.events import ClientGoneError
-from local_worker.api.jobs import GONE, Job, Limits, checked_grammar, sequences, tokenize_prompt
+from local_worker.api.jobs import GONE, Job, Limits, checked_grammar, sequences
+from local_worker.api.prompting import Prompter
 from local_worker.api.render import (
     EffortReport,
     Head,
@@ -22,16 +23,22 @@ from local_worker.api.render import (
     chat_response,
     usage,
 )
+from local_worker.api.routing import Asking, decide
 from local_worker.api.schemas import ChatBody, parse
 from local_worker.api.state import ApiState, state_of
 from local_worker.errors import InvalidParameterError
 from local_worker.prompts import opens_thought
-from local_worker.reasoning.effort import EffortChoice, Room, allot, choose
+from local_worker.reasoning.effort import Room, allot, choose, settle
+from local_worker.reasoning.routing import AUTO
 from local_worker.types import ThinkingParams
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from starlette.types import Receive
+
+    from local_worker.api.prompting import Prompt
+    from local_worker.reasoning.effort import Allotment, EffortChoice
     from local_worker.types import PromptSegment
 
 router = APIRouter()
@@ -52,21 +59,27 @@ async def chat_completions(request: Request) -> Response:
     """OpenAI's chat completions, streamed or not."""
     state = state_of(request)
     body = parse(ChatBody, await request.body())
-    chat = await prepare(state, body, state.cache_salt(request, body.cache_salt))
+    salt = state.cache_salt(request, body.cache_salt)
+    try:
+        chat = await prepare(state, body, salt, request.receive)
+    except ClientGoneError:
+        return Response(status_code=GONE)
     if body.stream:
         return chat.job.stream(state, _stream(state, chat))
     try:
         choices = await chat.job.run(state, request)
     except ClientGoneError:
         return Response(status_code=GONE)
-    reasoning = chat.effort.ended(choices)
-    return JSONResponse(
-        chat_response(chat.head, choices, chat.job.prompt_tokens, reasoning=reasoning)
-    )
+    return JSONResponse(chat_response(chat.head, choices, chat.job.prompt_tokens, chat.effort))
 
 
-async def prepare(state: ApiState, body: ChatBody, cache_salt: str) -> Chat:
-    """Validates, renders the prompt, decides the effort. Raises a `RequestError` for bad input."""
+async def prepare(state: ApiState, body: ChatBody, cache_salt: str, receive: Receive) -> Chat:
+    """Validates, decides the effort, renders the prompt.
+
+    Raises:
+        RequestError: bad input.
+        ClientGoneError: the client left while the model was asked for the effort.
+    """
     model = state.model
     adapter = model.adapter_named(body.model)
     _check_size(state, body)
@@ -74,27 +87,52 @@ async def prepare(state: ApiState, body: ChatBody, cache_salt: str) -> Chat:
     asked = translate.asked_effort(body)
     model.check_effort(asked.field)
     chosen = choose(asked.request, model.policy)
-    max_tokens, max_tokens_field = translate.chat_max_tokens(body)
-
-    thinking = chosen.thinking
-    segments, prompt = await _prompt(state, body, chosen, thinking=thinking)
-    room = Room(len(prompt), model.max_model_len, max_tokens, max_tokens_field)
-    allotment = allot(chosen, model.policy, room)
-    if thinking and allotment.budget == 0:
-        # No room for a thought: the template must not open one that would be cut at once.
-        segments, prompt = await _prompt(state, body, chosen, thinking=False)
-        room = replace(room, prompt_tokens=len(prompt))
-        allotment = replace(allot(chosen, model.policy, room), budget=0)
+    prompter, decision = Prompter(state, body), None
+    if chosen.effort == AUTO:
+        assert model.router is not None, "the policy knows that the model can be asked"
+        asking = Asking(body, prompter, cache_salt, adapter, receive)
+        decision = await decide(state, model.router, asking)
+        chosen = settle(chosen, decision.effort, model.policy)
+    fitted = await _fit(state, body, chosen, prompter, closes=decision is not None)
     limits = Limits(
-        max_tokens=allotment.max_tokens,
+        max_tokens=fitted.allotment.max_tokens,
         logprobs=translate.chat_logprobs(body),
-        thinking=_thinking_params(state, segments, allotment.budget),
+        thinking=_thinking_params(state, fitted.prompt.segments, fitted.allotment.budget),
         grammar=grammar,
         adapter=adapter,
         cache_salt=cache_salt,
     )
+    prompt = fitted.prompt.token_ids
     job = Job(sequences(model, body, prompt, limits), len(prompt), chosen.effort)
-    return Chat(state.head("chatcmpl", adapter), body, job, EffortReport(chosen, allotment.budget))
+    report = EffortReport(chosen, fitted.allotment.budget, decision)
+    return Chat(state.head("chatcmpl", adapter), body, job, report)
+
+
+class _Fitted(NamedTuple):
+    prompt: Prompt
+    allotment: Allotment
+
+
+async def _fit(
+    state: ApiState, body: ChatBody, chosen: EffortChoice, prompter: Prompter, *, closes: bool
+) -> _Fitted:
+    """The prompt, and what may follow it. `closes` is how to do without a thought: see `closed`."""
+    policy, level = state.model.policy, chosen.effort
+    max_tokens, field = translate.chat_max_tokens(body)
+
+    async def without() -> Prompt:
+        return await (prompter.closed(level) if closes else prompter.prompt(level, thinking=False))
+
+    thinking = chosen.thinking
+    prompt = await (prompter.prompt(level, thinking=True) if thinking else without())
+    room = Room(len(prompt.token_ids), state.model.max_model_len, max_tokens, field)
+    allotment = allot(chosen, policy, room)
+    if thinking and allotment.budget == 0:
+        # No room for a thought: the template must not open one that would be cut at once.
+        prompt = await without()
+        room = replace(room, prompt_tokens=len(prompt.token_ids))
+        allotment = replace(allot(chosen, policy, room), budget=0)
+    return _Fitted(prompt, allotment)
 
 
 def _check_size(state: ApiState, body: ChatBody) -> None:
@@ -108,16 +146,6 @@ def _check_size(state: ApiState, body: ChatBody) -> None:
         raise InvalidParameterError(
             f"'n' is {body.n}; at most {config.max_choices} are taken", param="n"
         )
-
-
-async def _prompt(
-    state: ApiState, body: ChatBody, chosen: EffortChoice, *, thinking: bool
-) -> tuple[tuple[PromptSegment, ...], tuple[int, ...]]:
-    spec = state.model.card.thinking
-    variables = translate.template_variables(body, spec, chosen, thinking=thinking)
-    template = state.model.chat_template()
-    segments = template.render(translate.messages_of(body.messages), variables)
-    return segments, await tokenize_prompt(state.engine, segments, "messages")
 
 
 def _thinking_params(
@@ -145,5 +173,7 @@ async def _stream(state: ApiState, chat: Chat) -> AsyncGenerator[dict[str, Any],
     options = chat.body.stream_options
     if options is not None and options.include_usage:
         yield chat.head.object(
-            "chat.completion.chunk", choices=[], usage=usage(chat.job.prompt_tokens, choices)
+            "chat.completion.chunk",
+            choices=[],
+            usage=usage(chat.job.prompt_tokens, choices, router_tokens=chat.effort.router_tokens),
         )

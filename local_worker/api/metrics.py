@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from local_worker.api.choices import Choice
     from local_worker.engine import Engine
+    from local_worker.reasoning.routing import Decision
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -32,6 +33,8 @@ class Metrics:
         self._thinking = self._counter(
             "thinking_tokens", "Sampled thinking tokens", "effort", "closed_by"
         )
+        self._routed = self._counter("auto_decisions", "Efforts that auto chose", "effort", "by")
+        self._router = self._counter("router_tokens", "Tokens that asking the model took")
         self._queued = self._histogram("queue_seconds", "Arrival to first computed token")
         self._first = self._histogram("time_to_first_token_seconds", "Arrival to first token")
         self._between = self._histogram("inter_token_seconds", "Mean time between output tokens")
@@ -52,6 +55,11 @@ class Metrics:
         self._first.observe(finish.queued + finish.prefill)
         if choice.num_tokens > 1:
             self._between.observe(finish.decode / (choice.num_tokens - 1))
+
+    def routed(self, decision: Decision) -> None:
+        """`auto` has come to a decision."""
+        self._routed.labels(decision.effort, decision.by).inc()
+        self._router.inc(decision.router_tokens)
 
     def prompted(self, tokens: int) -> None:
         """A prompt was taken."""

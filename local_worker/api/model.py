@@ -21,9 +21,12 @@ from local_worker.types import (
 )
 
 if TYPE_CHECKING:
-    from local_worker.catalog.schema import SamplingDefaults, ThinkingSpec
+    from collections.abc import Mapping
+
+    from local_worker.catalog.schema import Probe, SamplingDefaults, ThinkingSpec
     from local_worker.config import ServerConfig
     from local_worker.engine import Engine
+    from local_worker.rules import EffortRule
 
 SELF_TEST_BUDGET = 8
 SELF_TEST_ANSWER = 8
@@ -55,6 +58,21 @@ class SelfTest:
 
 
 @dataclass(frozen=True, slots=True)
+class Router:
+    """How `auto` asks this model.
+
+    Attributes:
+        probe: in which words.
+        labels: token id -> the level that it stands for.
+        rules: efforts that are fixed before.
+    """
+
+    probe: Probe
+    labels: Mapping[int, str]
+    rules: tuple[EffortRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ServedModel:
     """Everything that is fixed once the model is loaded.
 
@@ -66,6 +84,7 @@ class ServedModel:
         max_model_len: prompt and output of one request.
         vocab_size: token ids are below it.
         self_test: outcome; None before it ran.
+        router: None where `auto` cannot be had.
         limits: what the engine cannot serve, as (request field, reason).
         adapters: LoRA adapters, which clients name in place of the model.
     """
@@ -77,6 +96,7 @@ class ServedModel:
     max_model_len: int
     vocab_size: int
     self_test: SelfTest | None = None
+    router: Router | None = None
     limits: tuple[tuple[str, str], ...] = ()
     adapters: tuple[str, ...] = ()
     allow_unenforced: bool = False
@@ -139,11 +159,13 @@ async def load_model(engine: Engine, card: ModelCard, config: ServerConfig) -> S
             delimiters=() if spec is None else _delimiters(spec),
         )
     tokens = await _thinking_tokens(engine, spec, config.budget_message) if spec else None
+    router = await _router(engine, spec, config) if spec and template else None
     model = ServedModel(
         card=card,
         template=template,
         tokens=tokens,
-        policy=_policy(spec, tokens, config),
+        policy=_policy(spec, tokens, config, auto=router is not None),
+        router=router,
         max_model_len=info.max_model_len,
         limits=tuple((field, f"{info.engine}: {reason}") for field, reason in info.limits),
         adapters=info.adapters,
@@ -188,14 +210,26 @@ def answer_headers(spec: ThinkingSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(header for header in headers if header))
 
 
+async def _router(engine: Engine, spec: ThinkingSpec, config: ServerConfig) -> Router | None:
+    """None where two labels begin with the same token: one step could not tell them apart."""
+    labels = {
+        (await engine.tokenize([PromptSegment(text)]))[0]: str(level)
+        for level, text in spec.probe.labels.items()
+    }
+    if len(labels) < len(spec.probe.labels):
+        return None
+    return Router(spec.probe, labels, (*config.effort_rules, *spec.rules))
+
+
 def _policy(
-    spec: ThinkingSpec | None, tokens: ThinkingTokens | None, config: ServerConfig
+    spec: ThinkingSpec | None, tokens: ThinkingTokens | None, config: ServerConfig, *, auto: bool
 ) -> EffortPolicy:
     if spec is None or tokens is None:
         return EffortPolicy(can_think=False, ladder=DEFAULT_LADDER)
     return EffortPolicy(
         can_think=True,
         ladder={str(level): budget for level, budget in spec.effort.items()},
+        auto=auto,
         model_default=spec.default_effort,
         server_default=config.default_effort,
         ceiling=config.max_thinking_tokens,

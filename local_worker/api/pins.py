@@ -15,6 +15,8 @@ from local_worker.types import GenerationRequest, SamplingParams
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from starlette.types import Message
+
     from local_worker.api.state import ApiState
     from local_worker.config import Pin
 
@@ -70,11 +72,15 @@ async def _prefixes(state: ApiState, wanted: Pin) -> list[tuple[int, ...]]:
     return list(found)
 
 
+async def _nobody() -> Message:
+    raise AssertionError("an effort that is named is not asked for")
+
+
 async def _prompt(state: ApiState, wanted: Pin, question: str, effort: str | None) -> Sequence[int]:
     body = {
         "messages": [*wanted.messages, {"role": "user", "content": question}],
         "reasoning_effort": effort,
         "max_completion_tokens": 1,
     }
-    chat = await prepare(state, parse(ChatBody, json.dumps(body).encode()), "")
+    chat = await prepare(state, parse(ChatBody, json.dumps(body).encode()), "", _nobody)
     return chat.job.requests[0].prompt_token_ids

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from local_worker.api.choices import Choice
     from local_worker.reasoning.effort import EffortChoice
+    from local_worker.reasoning.routing import Decision
     from local_worker.types import StepOutput, TokenLogprob
 
 Json = dict[str, Any]
@@ -51,6 +52,12 @@ class EffortReport:
 
     choice: EffortChoice
     budget: int
+    decision: Decision | None = None
+
+    @property
+    def router_tokens(self) -> int:
+        """What asking the model for the effort took."""
+        return self.decision.router_tokens if self.decision else 0
 
     def ended(self, choices: Sequence[Choice]) -> Json:
         """The `reasoning` object. With several choices, `closed_by` and `used_tokens` are lists."""
@@ -63,10 +70,24 @@ class EffortReport:
             "budget_tokens": self.budget,
             "used_tokens": used if several else used[0],
             "closed_by": closed_by if several else closed_by[0],
+            **(self._router() if self.decision else {}),
+        }
+
+    def _router(self) -> Json:
+        assert self.decision is not None
+        decision = self.decision
+        return {
+            "auto": {
+                "by": decision.by,
+                "reason": decision.reason,
+                "router_tokens": decision.router_tokens,
+            }
         }
 
 
-def usage(prompt_tokens: int, choices: Sequence[Choice], prompts: int = 1) -> Json:
+def usage(
+    prompt_tokens: int, choices: Sequence[Choice], prompts: int = 1, router_tokens: int = 0
+) -> Json:
     """Token counts: each prompt once, the output of all choices.
 
     Args:
@@ -74,6 +95,8 @@ def usage(prompt_tokens: int, choices: Sequence[Choice], prompts: int = 1) -> Js
         choices: as many for each prompt, prompt by prompt. A token of the prompt counts as cached
             where none of them computed it.
         prompts: how many.
+        router_tokens: computed to choose the effort; part of the total, and not mentioned where
+            there are none.
     """
     each = len(choices) // prompts
     cached = [choice.ended.cached_tokens for choice in choices]
@@ -82,16 +105,17 @@ def usage(prompt_tokens: int, choices: Sequence[Choice], prompts: int = 1) -> Js
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion,
-        "total_tokens": prompt_tokens + completion,
+        "total_tokens": prompt_tokens + completion + router_tokens,
         "prompt_tokens_details": {"cached_tokens": cached_tokens},
         "completion_tokens_details": {
             "reasoning_tokens": sum(choice.num_reasoning_tokens for choice in choices)
         },
+        **({"router_tokens": router_tokens} if router_tokens else {}),
     }
 
 
 def chat_response(
-    head: Head, choices: Sequence[Choice], prompt_tokens: int, **more: object
+    head: Head, choices: Sequence[Choice], prompt_tokens: int, effort: EffortReport
 ) -> Json:
     """The whole answer of a request that does not stream."""
     return head.object(
@@ -105,8 +129,8 @@ def chat_response(
             }
             for index, choice in enumerate(choices)
         ],
-        usage=usage(prompt_tokens, choices),
-        **more,
+        usage=usage(prompt_tokens, choices, router_tokens=effort.router_tokens),
+        reasoning=effort.ended(choices),
     )
 
 

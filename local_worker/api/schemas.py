@@ -163,6 +163,8 @@ class ChatBody(GenerationBody):
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    metadata: dict[str, Any] | None = None
+    prompt_cache_key: Text | None = None
     reasoning_effort: Text | None = None
     reasoning: Reasoning | None = None
     thinking: Thinking | None = None

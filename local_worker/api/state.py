@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from local_worker import __version__
 from local_worker.api.render import Head
 from local_worker.errors import EngineNotReadyError
+from local_worker.reasoning.routing import Conversations
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -30,6 +31,7 @@ class ApiState:
 
     Attributes:
         loaded: the served model; None until `serve` has loaded it.
+        conversations: what `auto` has chosen for them.
     """
 
     engine: Engine
@@ -37,6 +39,7 @@ class ApiState:
     admission: Admission
     metrics: Metrics
     loaded: ServedModel | None = field(default=None)
+    conversations: Conversations = field(default_factory=Conversations)
     _secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
     @property

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from local_worker.api.schemas import ChatBody, GenerationBody, Message
     from local_worker.catalog.schema import Sampling, ThinkingSpec
-    from local_worker.reasoning.effort import EffortChoice
     from local_worker.types import EngineInfo
 
 T = TypeVar("T")
@@ -125,7 +124,7 @@ def _kwarg(body: ChatBody, name: str, kind: type[T]) -> T | None:
 
 
 def template_variables(
-    body: ChatBody, spec: ThinkingSpec | None, choice: EffortChoice, *, thinking: bool
+    body: ChatBody, spec: ThinkingSpec | None, level: str, *, thinking: bool
 ) -> dict[str, Any]:
     """Variables for the chat template: the client's own, then those that carry the effort."""
     variables = dict(body.chat_template_kwargs or {})
@@ -142,8 +141,8 @@ def template_variables(
         return variables
     if spec.switch == "enable_thinking":
         variables["enable_thinking"] = thinking
-    level = choice.effort if thinking else "none"
-    native = {str(ours): theirs for ours, theirs in spec.native_levels.items()}.get(level)
+    native_levels = {str(ours): theirs for ours, theirs in spec.native_levels.items()}
+    native = native_levels.get(level if thinking else "none")
     if native is not None:
         variables["reasoning_effort"] = native
     return variables

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from local_worker.catalog.schema import LEVELS, Level, ThinkingSpec
+from local_worker.catalog.schema import LEVELS, ThinkingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from local_worker.rules import Level
 
 # The ladder of a model whose own was not calibrated. Fixed bases and not shares of max_tokens:
 # shares break when max_tokens is small.
@@ -72,7 +74,7 @@ def _gpt_oss() -> ThinkingSpec:
         tool_call_end="<|call|>",
         effort=dict(DEFAULT_EFFORT),
         answer_allowance=DEFAULT_ANSWER_ALLOWANCE,
-        default_effort="medium",
+        default_effort="auto",
     )
 
 
@@ -106,7 +108,7 @@ def _mistral(*, switchable: bool) -> ThinkingSpec:
         tool_call_start="[TOOL_CALLS]",
         effort=dict(DEFAULT_EFFORT),
         answer_allowance=DEFAULT_ANSWER_ALLOWANCE,
-        default_effort="none" if switchable else "medium",
+        default_effort="none" if switchable else "auto",
     )
 
 
@@ -129,5 +131,5 @@ def _qwen(text: str) -> ThinkingSpec:
         tool_call_end="</tool_call>" if "</tool_call>" in text else None,
         effort=dict(DEFAULT_EFFORT),
         answer_allowance=DEFAULT_ANSWER_ALLOWANCE,
-        default_effort="medium" if default_on else "none",
+        default_effort="auto" if default_on else "none",
     )

@@ -12,7 +12,8 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Level = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+from local_worker.rules import EffortRule, Level  # noqa: TC001 - pydantic reads annotations
+
 LEVELS: tuple[Level, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 Positive = Annotated[int, Field(gt=0, lt=2**63)]
@@ -31,6 +32,13 @@ def _stay_inside(name: str) -> str:
 
 
 RelativePath = Annotated[str, AfterValidator(_stay_inside)]
+
+PROBE_QUESTION = (
+    "Do not answer the above yet. How much step-by-step reasoning does a correct answer to it "
+    "take? none: it can be given at once. low: a few steps. medium: several steps, or a "
+    "calculation. high: long or tricky reasoning. Reply with one of these four words and nothing "
+    "else."
+)
 
 Q8_0_BYTES_PER_ELEMENT = 34 / 32  # 32 int8 values and one f16 scale
 F16_BYTES_PER_ELEMENT = 2.0
@@ -206,6 +214,25 @@ class SamplingDefaults(Record):
     non_thinking: Sampling | None = None
 
 
+def _usual_labels() -> dict[Level, str]:
+    return {"none": "none", "low": "low", "medium": "medium", "high": "high"}
+
+
+class Probe(Record):
+    """How `auto` asks the model which effort a request needs: its next token is the answer.
+
+    Attributes:
+        suffix: text after the messages, in place of the generation prompt, for a model that was
+            trained to answer it.
+        question: for all others, at the end of the last message; the thought is closed at once.
+        labels: level -> the answer; their first tokens must differ.
+    """
+
+    suffix: str | None = None
+    question: str = Field(default=PROBE_QUESTION, min_length=1)
+    labels: dict[Level, str] = Field(default_factory=_usual_labels, min_length=2)
+
+
 class ThinkingSpec(Record):
     """How a family thinks, and how its thought is opened, closed, switched and bounded.
 
@@ -221,7 +248,10 @@ class ThinkingSpec(Record):
         tool_call_end: closes it; None where only the end of the turn does.
         effort: level -> thinking tokens; `max` is missing because it means what fits.
         answer_allowance: tokens for the answer when the client gives no max_tokens.
-        default_effort: the level when neither client nor operator names one.
+        default_effort: the level when neither client nor operator names one; `auto` asks the
+            model.
+        probe: how.
+        rules: efforts that are fixed before it is asked.
     """
 
     start: str = Field(min_length=1)
@@ -235,7 +265,9 @@ class ThinkingSpec(Record):
     tool_call_end: str | None = None
     effort: dict[Level, Count]
     answer_allowance: Positive
-    default_effort: Level
+    default_effort: Level | Literal["auto"]
+    probe: Probe = Probe()
+    rules: tuple[EffortRule, ...] = ()
 
     @model_validator(mode="after")
     def _check_tables(self) -> ThinkingSpec:

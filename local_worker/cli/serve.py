@@ -24,6 +24,8 @@ from local_worker.errors import ConfigError
 from local_worker.probe.software import installed_engines
 from local_worker.probe.survey import probe_hardware
 from local_worker.reasoning.effort import LEVELS
+from local_worker.reasoning.routing import AUTO
+from local_worker.rules import read_rules
 
 if TYPE_CHECKING:
     import socket
@@ -62,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--offline", action="store_true", help="never fetch weights")
     _add_plan_arguments(parser)
     _add_vllm_arguments(parser)
-    _add_effort_arguments(parser, d)
+    _add_effort_arguments(parser)
     add("--max-queue", type=int, default=d.max_queue, metavar="N",
         help="sequences running or waiting at the most (default: %(default)s)")  # fmt: skip
     add("--drain-seconds", type=float, default=d.drain_seconds, metavar="S",
@@ -119,12 +121,15 @@ def _add_vllm_arguments(parser: argparse.ArgumentParser) -> None:
         help="an argument of vLLM's engine over the derived one; may be repeated")  # fmt: skip
 
 
-def _add_effort_arguments(parser: argparse.ArgumentParser, d: ServerConfig) -> None:
+def _add_effort_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("thinking effort")
     add = group.add_argument
     add("--max-thinking-tokens", type=int, metavar="N", help="ceiling over every thinking budget")
-    add("--default-effort", choices=LEVELS, default=d.default_effort,
-        help="for models without a default of their own (default: %(default)s)")  # fmt: skip
+    add("--effort", "--default-effort", dest="effort", choices=(*LEVELS, AUTO),
+        help="for clients that name none; auto asks the model how much it needs (default: the "
+        "model's own, which is auto or none)")  # fmt: skip
+    add("--effort-rules", type=Path, metavar="FILE.yaml",
+        help="efforts for certain requests, before auto asks the model")  # fmt: skip
     add("--budget-message", default="", metavar="TEXT",
         help="text to put before the closer when a thought is cut")  # fmt: skip
     add("--allow-unenforced-effort", action="store_true",
@@ -212,7 +217,8 @@ def _server_config(options: argparse.Namespace) -> ServerConfig:
         max_queue=options.max_queue,
         drain_seconds=options.drain_seconds,
         max_thinking_tokens=options.max_thinking_tokens,
-        default_effort=options.default_effort,
+        default_effort=options.effort,
+        effort_rules=() if options.effort_rules is None else read_rules(options.effort_rules),
         budget_message=options.budget_message,
         allow_unenforced_effort=options.allow_unenforced_effort,
         pins=tuple(read_pin(path) for path in options.pin_prefix),

@@ -1,16 +1,17 @@
 """From what a client asked for to a thinking budget: the policy, as pure functions.
 
-Precedence: exact budget > effort level > model default > server default. The operator's ceiling
-holds over all of them. A thought may never eat the answer: some of max_tokens stays reserved for
-it, and the forced closer has its place too.
+Precedence: exact budget > effort level > the operator's default > the model's. The operator's
+ceiling holds over all of them. A thought may never eat the answer: some of max_tokens stays
+reserved for it, and the forced closer has its place too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from local_worker.errors import ContextLengthError, InvalidParameterError
+from local_worker.reasoning.routing import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,8 +64,9 @@ class EffortPolicy:
     Attributes:
         can_think: whether the model has a thought at all.
         ladder: level -> thinking tokens; a level that is missing means what fits.
-        model_default: the model's level for clients that name none.
-        server_default: used where the model has none.
+        auto: whether the model can be asked which effort a request needs.
+        server_default: the operator's level for clients that name none.
+        model_default: the model's, where the operator has none.
         ceiling: the operator's `--max-thinking-tokens`.
         answer_allowance: answer tokens when the client gives no max_tokens.
         closer_length: tokens that a forced close appends.
@@ -72,8 +74,9 @@ class EffortPolicy:
 
     can_think: bool
     ladder: Mapping[str, int]
-    model_default: str | None = None
-    server_default: str = "medium"
+    auto: bool = False
+    server_default: str | None = None
+    model_default: str = AUTO
     ceiling: int | None = None
     answer_allowance: int = DEFAULT_ANSWER_ALLOWANCE
     closer_length: int = 0
@@ -98,7 +101,7 @@ class Room:
 class EffortChoice:
     """Which level applies and whose choice it was. `budget` is before any arithmetic.
 
-    `budget` None means no bound of its own.
+    `budget` None means no bound of its own. The level may still be `auto`: see `settle`.
     """
 
     effort: str
@@ -141,11 +144,16 @@ def choose(request: EffortRequest, policy: EffortPolicy) -> EffortChoice:
         return EffortChoice(request.effort, "request_effort", _of_level(request.effort, policy))
     if request.enable_thinking is False:
         return EffortChoice("none", "request_effort", 0)
-    source: Source = "model" if policy.model_default else "server"
-    level = policy.model_default or policy.server_default
-    if request.enable_thinking and level == "none":
+    source: Source = "server" if policy.server_default else "model"
+    level = policy.server_default or policy.model_default
+    if (request.enable_thinking and level == "none") or (level == AUTO and not policy.auto):
         level = "medium"
     return EffortChoice(level, source, _of_level(level, policy))
+
+
+def settle(choice: EffortChoice, level: str, policy: EffortPolicy) -> EffortChoice:
+    """What `auto` has come to."""
+    return replace(choice, effort=level, budget=_of_level(level, policy))
 
 
 def allot(choice: EffortChoice, policy: EffortPolicy, room: Room) -> Allotment:
@@ -210,14 +218,15 @@ def effort_says_none(request: EffortRequest) -> bool:
 
 def _validate(request: EffortRequest, policy: EffortPolicy) -> None:
     effort, budget = request.effort, request.budget
-    if effort == "auto":
+    if effort == AUTO and policy.can_think and not policy.auto:
         raise InvalidParameterError(
-            "effort 'auto' is not available in this version; choose one of " + ", ".join(LEVELS),
+            "effort 'auto' cannot be had from this model, which has no word of one token for each "
+            "level; choose one of " + ", ".join(LEVELS),
             param=request.effort_field,
         )
-    if effort is not None and effort not in LEVELS:
+    if effort is not None and effort not in (*LEVELS, AUTO):
         raise InvalidParameterError(
-            f"unknown effort {effort!r}; choose one of {', '.join(LEVELS)}",
+            f"unknown effort {effort!r}; choose one of {', '.join((*LEVELS, AUTO))}",
             param=request.effort_field,
         )
     if budget is not None and budget < -1:
@@ -251,6 +260,8 @@ def _refuse_contradictions(
             f"'{field}' asks for no thought and enable_thinking is true; send one of the two",
             param=field,
         )
+    if request.budget is None and request.effort == AUTO and not request.enable_thinking:
+        return  # a model that does not think is none that needs to
     if not policy.can_think and (wants_thought or request.enable_thinking):
         raise InvalidParameterError(
             "this model does not think; leave the field out or ask for 'none'",

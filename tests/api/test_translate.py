@@ -5,7 +5,6 @@ import pytest
 from local_worker.api.schemas import ChatBody
 from local_worker.api.translate import template_variables
 from local_worker.catalog.load import find, load
-from local_worker.reasoning.effort import EffortChoice
 
 CATALOG = load()
 
@@ -34,7 +33,6 @@ def test_a_template_gets_the_nearest_native_level_and_nothing_it_does_not_know(
             "chat_template_kwargs": {"custom": 1, "enable_thinking": thinking},
         }
     )
-    choice = EffortChoice(effort, "request_effort", None if thinking else 0)
     spec = find(CATALOG, model).thinking
-    variables = template_variables(body, spec, choice, thinking=thinking)
+    variables = template_variables(body, spec, effort, thinking=thinking)
     assert variables == {"custom": 1, **expected}

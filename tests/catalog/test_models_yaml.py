@@ -178,9 +178,10 @@ def test_the_demo_entry_is_what_the_demo_file_says(tmp_path):
     guess = guess_thinking(facts.chat_template, facts.architecture)
     assert guess is not None
     assert model.thinking is not None
-    # Only the ladder cannot be read from the template.
-    ladder = {"effort": model.thinking.effort, "answer_allowance": model.thinking.answer_allowance}
-    assert guess.model_copy(update=ladder) == model.thinking
+    # What cannot be read from the template.
+    ours = ("effort", "answer_allowance", "probe")
+    taught = {name: getattr(model.thinking, name) for name in ours}
+    assert guess.model_copy(update=taught) == model.thinking
 
 
 def test_the_recommended_weights_of_the_default_model():

@@ -108,7 +108,9 @@ def test_file_names_stay_inside(name):
         ({"effort": {**EFFORT, "low": 9}}, "never fall"),
         ({"native_levels": {"low": "low"}}, "`native_levels` must be empty or list"),
         ({"switch": "sometimes"}, "Input should be"),
-        ({"default_effort": "auto"}, "Input should be"),
+        ({"default_effort": "some"}, "Input should be"),
+        ({"probe": {"labels": {"none": "no"}}}, "at least 2"),
+        ({"probe": {"labels": {"some": "no", "low": "l"}}}, "Input should be"),
         ({"close": ""}, "at least 1 character"),
     ],
 )

@@ -17,6 +17,7 @@ from local_worker.reasoning.effort import (
     Room,
     allot,
     choose,
+    settle,
 )
 
 DEMO = {"none": 0, "minimal": 16, "low": 32, "medium": 96, "high": 256}
@@ -31,7 +32,15 @@ def policy(**changes):
     ("request_", "policy_", "expected"),
     [
         (EffortRequest(), POLICY, EffortChoice("high", "model", 256)),
-        (EffortRequest(), policy(model_default=None), EffortChoice("medium", "server", 96)),
+        (EffortRequest(), policy(server_default="low"), EffortChoice("low", "server", 32)),
+        (EffortRequest(), policy(model_default="auto"), EffortChoice("medium", "model", 96)),
+        (EffortRequest(), policy(model_default="auto", auto=True),
+         EffortChoice("auto", "model", None)),
+        (EffortRequest(effort="auto"), policy(auto=True),
+         EffortChoice("auto", "request_effort", None)),
+        (EffortRequest(effort="auto", budget=90), policy(auto=True),
+         EffortChoice("medium", "request_budget", 90)),
+        (EffortRequest(effort="auto"), policy(can_think=False), EffortChoice("none", "model", 0)),
         (EffortRequest(effort="none"), POLICY, EffortChoice("none", "request_effort", 0)),
         (EffortRequest(effort="low"), POLICY, EffortChoice("low", "request_effort", 32)),
         (EffortRequest(effort="max"), POLICY, EffortChoice("max", "request_effort", None)),
@@ -51,10 +60,16 @@ def test_precedence(request_, policy_, expected):
     assert choose(request_, policy_) == expected
 
 
+def test_what_auto_comes_to_is_a_level_like_any_other():
+    auto = choose(EffortRequest(effort="auto"), policy(auto=True))
+    assert settle(auto, "low", POLICY) == EffortChoice("low", "request_effort", 32)
+    assert settle(auto, "none", POLICY) == EffortChoice("none", "request_effort", 0)
+
+
 @pytest.mark.parametrize(
     ("request_", "policy_", "param", "words"),
     [
-        (EffortRequest(effort="auto"), POLICY, "reasoning_effort", "not available"),
+        (EffortRequest(effort="auto"), POLICY, "reasoning_effort", "cannot be had"),
         (EffortRequest(effort="hgih"), POLICY, "reasoning_effort", ", ".join(LEVELS)),
         (EffortRequest(effort="", effort_field="reasoning.effort"), POLICY, "reasoning.effort",
          "unknown effort ''"),

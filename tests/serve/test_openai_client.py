@@ -158,7 +158,7 @@ def test_tokenize_detokenize_health_ready_metrics(client):
     ("fields", "error", "param"),
     [
         ({"model": "gpt-7"}, openai.NotFoundError, "model"),
-        ({"reasoning_effort": "auto"}, openai.BadRequestError, "reasoning_effort"),
+        ({"reasoning_effort": "some"}, openai.BadRequestError, "reasoning_effort"),
         ({"temperature": -1}, openai.BadRequestError, "temperature"),
         ({"messages": [{"role": "user", "content": "x " * 9000}]}, openai.BadRequestError,
          "messages"),

@@ -28,7 +28,7 @@ BLOCK = 256
 RECENT = 32
 """Prompts that a new one is compared with."""
 
-ENOUGH = 32
+ENOUGH = 12
 """Prompts to have seen before anything is changed."""
 
 LEARNING = 0.06
@@ -37,7 +37,7 @@ LEARNING = 0.06
 SHARES_LITTLE, SHARES_MUCH = 0.1, 0.3
 """Of a prompt, what an earlier one has begun with: below the first, and above the second."""
 
-MANY = 12
+MANY = 6
 """Sequences at a time from which on it matters."""
 
 SOON = 256

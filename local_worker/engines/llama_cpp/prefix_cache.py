@@ -298,7 +298,18 @@ class PrefixCache:
 
     def _give_up(self, slot: int) -> tuple[Operation, ...]:
         prefix = Prefix(self._tree.tokens(slot), self._tree.salt(slot))
+        if self._room.window is None and self._tree.exclusive(slot) < WORTH_KEEPING:
+            return self._leave_to_sharers(slot, prefix)
         return (*self._keep(slot, prefix), *self.discard(slot))
+
+    def _leave_to_sharers(self, slot: int, prefix: Prefix) -> tuple[Operation, ...]:
+        """Most of it stays, in slots that share it."""
+        lent = slot in self._lenders
+        operations = self.discard(slot)
+        sharer = self._tree.match(prefix.token_ids, prefix.salt or "")
+        if lent and sharer is not None:
+            self._lenders.add(sharer.slot)
+        return operations
 
     def _keep(self, slot: int, prefix: Prefix) -> tuple[Operation, ...]:
         if not self._kept.is_worth_it(prefix, lent=slot in self._lenders):

@@ -64,6 +64,9 @@ MULTIPLES = (4, 8, 16)
 MOST_PADDING = max(MULTIPLES) // 2
 """Rows thrown away in a step at the most."""
 
+MOST_ADDED = 1.6
+"""Rows computed, for each that is used: no kernel takes eight rows as fast as three."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -232,7 +235,8 @@ class Shapes:
         counts = {rows}
         if self._pads:
             counts |= {-(-rows // multiple) * multiple for multiple in MULTIPLES}
-        counts = {n for n in counts if n <= min(self._max_rows, rows + MOST_PADDING)}
+        most = min(self._max_rows, rows + MOST_PADDING, int(MOST_ADDED * rows))
+        counts = {n for n in counts if n <= most}
         return [Shape(t, best.rows) for t in threads] + [
             Shape(best.threads, n) for n in sorted(counts - {best.rows})
         ]

@@ -186,9 +186,7 @@ class EngineLoop:
             request,
             time.monotonic(),
             # A model that keeps every token can lend any part of a prompt at any time.
-            ()
-            if self._llama.window is None
-            else borders(request.prompt_token_ids, self._llama.control_ids),
+            () if self._llama.window is None else self._checkpoints(request),
         )
         if sequence.reserved_cells > self._llama.kv_capacity:
             message = (
@@ -205,6 +203,10 @@ class EngineLoop:
             request.sampling, self._llama, request.prompt_token_ids
         )
         self._scheduler.add(sequence)
+
+    def _checkpoints(self, request: GenerationRequest) -> tuple[int, ...]:
+        found = borders(request.prompt_token_ids, self._llama.control_ids)
+        return found if request.continues_at is None else (*found, request.continues_at)
 
     def _abort(self, request_id: str) -> None:
         sequence = self._scheduler.find(request_id)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from local_worker.errors import ConfigError
+from local_worker.rules import EffortRule, When, read_rules
+
+
+def test_a_file_of_rules(tmp_path):
+    path = tmp_path / "rules.yaml"
+    path.write_text(
+        """
+- name: extraction
+  when: {response_format: json_schema, prompt_tokens_below: 4000}
+  effort: none
+- name: audits
+  when: {metadata: {team: audit}, model: auditor}
+  effort: high
+"""
+    )
+    assert read_rules(path) == (
+        EffortRule(
+            name="extraction",
+            when=When(response_format="json_schema", prompt_tokens_below=4000),
+            effort="none",
+        ),
+        EffortRule(
+            name="audits", when=When(metadata={"team": "audit"}, model="auditor"), effort="high"
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- {name: a, when: {modle: b}, effort: low}", r"rules\[0\].when.modle: Extra"),
+        ("- {name: a, when: {model: b}, effort: auto}", r"rules\[0\].effort: Input should be"),
+        ("- {name: a, when: {model: b}}", r"rules\[0\].effort: Field required"),
+        ("- {name: a, when: {}, effort: low}", "says nothing"),
+        ("- {when: {model: b}, effort: low}", r"rules\[0\].name"),
+        ("- {name: a, when: {prompt_tokens_above: -1}, effort: low}", "prompt_tokens_above"),
+        ("name: a", "rules: Input should be a valid tuple"),
+        ("- {name: [", "is not YAML"),
+        ("", "rules: Input should be"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_place(tmp_path, text, words):
+    path = tmp_path / "rules.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_rules(path)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        read_rules(tmp_path / "rules.yaml")
