@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import re
 import signal
@@ -114,13 +113,3 @@ async def ask(client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:
                 continue
             answer.take(json.loads(line.removeprefix("data: ")))
     return answer
-
-
-def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % confidence interval of a share (Wilson 1927), as two shares."""
-    if total == 0:
-        return 0.0, 1.0
-    share, square = right / total, z * z
-    middle = share + square / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
-    return (middle - spread) / (1 + square / total), (middle + spread) / (1 + square / total)

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
-from common import Answer, ask, server_at, wilson
+from common import Answer, ask, server_at
 
+from local_worker.bench.verdicts import wilson
 from local_worker.demo.families import FAMILIES, check, generate
 
 if TYPE_CHECKING:

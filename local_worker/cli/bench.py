@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from local_worker.cli import bench_decode, bench_serve
+from local_worker.cli import bench_decode, bench_serve, bench_tasks
 
 if TYPE_CHECKING:
     import argparse
@@ -17,6 +17,10 @@ KINDS = {
     "decode": (
         bench_decode,
         "this model without HTTP: tokens/s by sequences and depth, and what a step is spent on",
+    ),
+    "tasks": (
+        bench_tasks,
+        "a suite of tasks at several efforts: right answers, thinking tokens, seconds",
     ),
 }
 
