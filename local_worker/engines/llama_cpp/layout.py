@@ -1,12 +1,12 @@
 """One KV buffer for all sequences, or one for each: which suits the load. Pure.
 
-    UNIFIED -> DRAINING -> SEPARATE -> DRAINING -> UNIFIED
+    UNIFIED -> (DRAINING) -> SEPARATE -> (DRAINING) -> UNIFIED
 
 In a unified buffer sequences share what they have in common, cell by cell, and every row looks,
 masked, at all cells in use: 32 sequences that share nothing decode at two thirds of the speed that
 they have in buffers of their own. There, nothing is shared, and a sequence has no more room than
-its part. So the layout follows the prompts that come. It can change only while nothing runs: then
-nobody is admitted until those that run are done, which is worth it if that is soon.
+its part. So the layout follows the prompts that come. What runs is copied out and into the new
+buffer; where that is too much, nobody is admitted until those that run are done, if that is soon.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ MANY = 6
 
 SOON = 256
 """Tokens that running sequences may still have before them when a change is to wait for them."""
+
+
+MOVABLE = 8192
+"""Tokens of running sequences that are copied at a time: a second or so, and a few hundred MB."""
 
 
 class Layout(Enum):
@@ -117,6 +121,13 @@ class LayoutChooser:
         little = self._seen >= ENOUGH and self._shared < SHARES_LITTLE
         many = min(self._together, self._slots) >= MANY
         return Layout.SEPARATE if little and many else Layout.UNIFIED
+
+    def can_move(self, running: Sequence[CachedSequence]) -> bool:
+        """Whether the layout can change under those that run."""
+        tokens = sum(s.num_computed_tokens for s in running)
+        longest = max((s.reserved_cells for s in running), default=0)
+        to_separate = self.layout is Layout.UNIFIED
+        return tokens <= MOVABLE and not (to_separate and longest > self.slot_cells)
 
     def drains(self, running: Iterable[CachedSequence], waiting: Sequence[CachedSequence]) -> bool:
         """Whether to admit nobody, so that the layout can change soon."""

@@ -11,7 +11,7 @@ context.
 
 from __future__ import annotations
 
-from local_worker.engines.llama_cpp.average import mixed
+from local_worker.engines.llama_cpp.average import LEARNING, mixed
 
 OUTLIER = 4.0
 """A step that takes so many times longer than expected was held up from outside."""
@@ -46,7 +46,7 @@ class Pace:
         self._alone: dict[int, float] = {}  # of a prompt token where nobody decodes, by step size
         self._latest: float | None = None  # of those
         self._steps = 0  # likewise
-        self._beside: float | None = None  # and where somebody does, in smaller chunks
+        self._fixed: float | None = None  # of a chunk beside streams, whatever its length
 
     def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
         """A step has been computed.
@@ -59,15 +59,26 @@ class Pace:
         if not prompt_tokens:
             self._decode[decoding] = mixed(self._decode.get(decoding), seconds, outlier=OUTLIER)
         elif prompt_tokens >= LEAST_TOKENS:
-            streams = (self.decode_seconds(decoding) or 0.0) if decoding else 0.0
-            cost = max(seconds - streams, seconds / 4) / prompt_tokens
             if decoding:
-                self._beside = mixed(self._beside, cost, outlier=OUTLIER)
+                self._observe_beside(decoding, prompt_tokens, seconds)
             else:
-                size = _size(prompt_tokens)
+                cost, size = seconds / prompt_tokens, _size(prompt_tokens)
                 self._steps += 1
                 self._alone[size] = mixed(self._alone.get(size), cost, outlier=OUTLIER)
                 self._latest = mixed(self._latest, cost, outlier=OUTLIER)
+
+    def _observe_beside(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
+        """A chunk costs something of its own: where cells are separate, another pass over weights.
+
+        Else a small one would look dear, and the next one would be smaller still.
+        """
+        streams = self.decode_seconds(decoding) or 0.0
+        extra = max(seconds - streams, seconds / 4)
+        if self._latest is None:
+            self._latest = extra / prompt_tokens
+        fixed = extra - self._latest * prompt_tokens
+        known = fixed if self._fixed is None else self._fixed
+        self._fixed = known + LEARNING * (min(fixed, known + OUTLIER * extra) - known)
 
     def prompt_tokens(self, decoding: int, most: int) -> int:
         """How many prompt tokens the next step may compute.
@@ -81,11 +92,10 @@ class Pace:
         if self._target == 0:
             return most
         decode = self.decode_seconds(decoding)
-        per_token = self._beside or self._latest
-        if decode is None or per_token is None:
+        if decode is None or self._latest is None:
             return min(most, 4 * LEAST_TOKENS)  # nothing is known yet: find out gently
         target = self._target or DEFAULT_SLOWDOWN * decode
-        tokens = int((target - decode) / per_token)
+        tokens = int((target - decode - (self._fixed or 0.0)) / self._latest)
         return max(min(tokens, most), min(LEAST_TOKENS, most))
 
     def _alone_tokens(self, most: int) -> int:

@@ -162,7 +162,7 @@ class Scheduler:
     def plan(self, now: float) -> Plan:
         """Admits what fits and decides the next step; without chunks when there is no work."""
         layout = self._layouts.wanted(self.waiting)
-        if layout is not self._layouts.layout and not self.running:
+        if layout is not self._layouts.layout and self._layouts.can_move(self.running):
             return Plan(self.clear_cache(), layout=layout)
         operations = list(self._snapshots())
         if layout is self._layouts.layout or not self._layouts.drains(self.running, self.waiting):
@@ -170,8 +170,12 @@ class Scheduler:
         chunks = sorted(self._chunks(), key=lambda chunk: chunk.sequence.slot or 0)
         return Plan(tuple(operations), tuple(chunks))
 
-    def laid_out(self, layout: Layout) -> None:
-        """The KV buffer is a new one, in that layout."""
+    def laid_out(self, layout: Layout) -> list[tuple[int, CachedSequence]]:
+        """The KV buffer is a new one, in that layout.
+
+        Returns:
+            Running sequences, each in a new slot, with the slots that they had.
+        """
         self._layouts.changed(layout)
         whole = self._whole_room
         if layout is Layout.SEPARATE:  # nothing is shared, so there is nothing to keep
@@ -180,6 +184,15 @@ class Scheduler:
         else:
             self._room = whole
         self._cache = PrefixCache(self._room, self._kept)
+        return [self._move(sequence) for sequence in self.running]
+
+    def _move(self, sequence: CachedSequence) -> tuple[int, CachedSequence]:
+        before, done = sequence.slot, sequence.num_computed_tokens
+        assert before is not None, "a running sequence has a slot"
+        _, sequence.slot = self._cache.take(None, (), sequence.request.cache_salt)
+        self._publish(sequence, sequence.slot, min(done, sequence.num_prompt_tokens))
+        self._cache.reach(sequence.slot, done)
+        return before, sequence
 
     def computed(self, chunk: Chunk) -> None:
         """The chunk lies in the KV buffer now."""

@@ -112,9 +112,7 @@ class EngineLoop:
             self._channel.send(messages.Begun(begun))
         self._arrange(plan.operations)
         if plan.layout is not None:
-            log.info("the KV cells are %s now", plan.layout.value)
-            self._llama.lay_out(plan.layout)
-            self._scheduler.laid_out(plan.layout)
+            self._lay_out(plan.layout)
         if not chunks:
             return []
         try:
@@ -127,6 +125,16 @@ class EngineLoop:
         outputs = self._apply(chunks, computed)
         self._laps.end("sample")
         return outputs
+
+    def _lay_out(self, layout: Layout) -> None:
+        """Makes the KV buffer anew, with what runs in it."""
+        running = [s for s in self._scheduler.running if s.num_computed_tokens]
+        held = {s.slot: self._llama.save(s.slot) for s in running if s.slot is not None}
+        self._llama.lay_out(layout)
+        for before, sequence in self._scheduler.laid_out(layout):
+            if before in held and sequence.slot is not None:
+                self._llama.load(sequence.slot, held[before], sequence.num_computed_tokens)
+        log.info("the KV cells are %s now", layout.value)
 
     def _compute(self, chunks: tuple[Chunk, ...]) -> list[Output]:
         rows = [row for chunk in chunks for row in _rows(chunk)]

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from local_worker.engines.llama_cpp.layout import ENOUGH, MANY, SOON, Layout, LayoutChooser
+from local_worker.engines.llama_cpp.layout import ENOUGH, MANY, MOVABLE, SOON, Layout, LayoutChooser
 from local_worker.engines.llama_cpp.sequence import CachedSequence
 from local_worker.types import GenerationRequest
 
@@ -104,3 +104,16 @@ def test_it_waits_only_for_those_that_are_done_soon():
 
 def test_too_few_cells_to_give_each_its_own():
     assert chooser(*UNLIKE, cells=32 * 255).wanted([job()]) is Layout.UNIFIED
+
+
+def test_what_runs_is_moved_unless_it_is_much_or_too_long():
+    found = chooser(*UNLIKE)
+    one, other = job(50), job(50)
+    assert found.can_move([])
+    one.num_computed_tokens = other.num_computed_tokens = MOVABLE // 2
+    assert found.can_move([one, other])
+    other.num_computed_tokens += 1
+    assert not found.can_move([one, other])
+    assert not found.can_move([job(50, max_tokens=100_000)]), "more than cells of its own"
+    found.changed(Layout.SEPARATE)
+    assert found.can_move([job(50, max_tokens=100_000)])

@@ -88,6 +88,23 @@ def test_what_decoding_costs_is_not_charged_to_the_prompt():
     assert pace.prompt_tokens(8, 512) == pytest.approx(0.1 / 0.001, rel=0.05)
 
 
+def test_a_chunk_that_costs_something_of_its_own_is_not_made_smaller_and_smaller():
+    """Half of what a step may take goes to the chunk itself; the other half is its tokens."""
+    pace = learnt(0.5)
+    for _ in range(60):
+        tokens = pace.prompt_tokens(8, 512)
+        pace.observe(8, tokens, 0.1 + 0.2 + tokens * 0.002)
+    assert tokens == pytest.approx(100, rel=0.05)
+    assert 0.1 + 0.2 + tokens * 0.002 <= 0.51
+
+
+def test_where_only_prompts_beside_streams_were_seen_it_knows_their_cost():
+    pace = Pace()
+    pace.observe(8, 0, 0.1)
+    pace.observe(8, 50, 0.2)
+    assert pace.prompt_tokens(8, 512) == pytest.approx(50, abs=1)
+
+
 def test_a_step_that_was_held_up_from_outside_changes_little():
     pace = learnt()
     before = pace.prompt_tokens(8, 512)

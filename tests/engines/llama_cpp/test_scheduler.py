@@ -567,18 +567,22 @@ def test_a_shared_prefix_outlives_the_jobs_that_share_it():
     assert last.num_cached_tokens == len(SYSTEM)
 
 
-def test_the_layout_changes_when_nobody_runs_and_everybody_gets_on():
+def test_the_layout_changes_under_those_that_run_and_everybody_gets_on():
     layouts = LayoutChooser(Layout.UNIFIED, 16, 16 * 256)
     s = scheduler(seqs=16, cells=16 * 256, budget=64, layouts=layouts)
     for n in range(80):
         s.add(sequence(str(n), 10, 5))
-    seen, most = [], 0
+        if n == 4:
+            run(s)
+    seen, most, moved = [], 0, 0
     while s.has_work:
         plan = s.plan(0.0)
         if plan.layout is not None:
-            assert not s.running
             assert not plan.chunks
-            s.laid_out(plan.layout)
+            before = [one.slot for one in s.running]
+            assert s.laid_out(plan.layout) == list(zip(before, s.running, strict=True))
+            moved = len({one.slot for one in s.running})
+            assert moved == len(before)
         seen.append(s.layout)
         slots = [chunk.sequence.slot for chunk in plan.chunks]
         assert slots == sorted(slots)
@@ -591,6 +595,7 @@ def test_the_layout_changes_when_nobody_runs_and_everybody_gets_on():
                 s.remove(chunk.sequence)
     assert seen[-1] is Layout.SEPARATE
     assert most == 16
+    assert moved, "some were running"
 
 
 def test_cells_of_their_own_share_nothing_and_keep_nothing():
