@@ -74,9 +74,9 @@ def read_rules(path: Path) -> tuple[EffortRule, ...]:
         return _RULES.validate_python(found)
     except OSError as error:
         raise ConfigError(f"--effort-rules {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--effort-rules {path} is not YAML: {error}") from None
     except ValidationError as error:
         detail = error.errors(include_url=False, include_context=False)[0]
         place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in detail["loc"])
         raise ConfigError(f"--effort-rules {path}: rules{place}: {detail['msg']}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none, bytes that are no text
+        raise ConfigError(f"--effort-rules {path} is not YAML: {error}") from None

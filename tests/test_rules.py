@@ -41,6 +41,7 @@ def test_a_file_of_rules(tmp_path):
         ("- {name: a, when: {prompt_tokens_above: -1}, effort: low}", "prompt_tokens_above"),
         ("name: a", "rules: Input should be a valid tuple"),
         ("- {name: [", "is not YAML"),
+        ("- 2026-13-01", "is not YAML"),
         ("", "rules: Input should be"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,17 +59,21 @@ async def chat_completions(request: Request) -> Response:
     """OpenAI's chat completions, streamed or not."""
     state = state_of(request)
     body = parse(ChatBody, await request.body())
+    _check_size(state, body)
     salt = state.cache_salt(request, body.cache_salt)
-    try:
-        chat = await prepare(state, body, salt, request.receive)
-    except ClientGoneError:
-        return Response(status_code=GONE)
-    if body.stream:
-        return chat.job.stream(state, _stream(state, chat))
-    try:
-        choices = await chat.job.run(state, request)
-    except ClientGoneError:
-        return Response(status_code=GONE)
+    with ExitStack() as admitted:
+        # From here on it is in flight, also while the model is asked for the effort.
+        admitted.enter_context(state.admission.admit(body.n))
+        try:
+            chat = await prepare(state, body, salt, request.receive)
+            if chat.effort.decision is not None:
+                state.metrics.routed(chat.effort.decision)
+            if body.stream:
+                on_end = admitted.pop_all().close
+                return chat.job.stream(state, _stream(state, chat), on_end)
+            choices = await chat.job.run(state, request)
+        except ClientGoneError:
+            return Response(status_code=GONE)
     return JSONResponse(chat_response(chat.head, choices, chat.job.prompt_tokens, chat.effort))
 
 
@@ -82,18 +86,17 @@ async def prepare(state: ApiState, body: ChatBody, cache_salt: str, receive: Rec
     """
     model = state.model
     adapter = model.adapter_named(body.model)
-    _check_size(state, body)
     grammar = await checked_grammar(state, body)
     asked = translate.asked_effort(body)
     model.check_effort(asked.field)
     chosen = choose(asked.request, model.policy)
-    prompter, decision = Prompter(state, body), None
+    prompter, routed = Prompter(state, body), None
     if chosen.effort == AUTO:
         assert model.router is not None, "the policy knows that the model can be asked"
         asking = Asking(body, prompter, cache_salt, adapter, receive)
-        decision = await decide(state, model.router, asking)
-        chosen = settle(chosen, decision.effort, model.policy)
-    fitted = await _fit(state, body, chosen, prompter, closes=decision is not None)
+        routed = await decide(state, model.router, asking)
+        chosen = settle(chosen, routed.decision.effort, model.policy)
+    fitted = await _fit(state, body, chosen, prompter, closes=routed is not None)
     limits = Limits(
         max_tokens=fitted.allotment.max_tokens,
         logprobs=translate.chat_logprobs(body),
@@ -104,6 +107,7 @@ async def prepare(state: ApiState, body: ChatBody, cache_salt: str, receive: Rec
     )
     prompt = fitted.prompt.token_ids
     job = Job(sequences(model, body, prompt, limits), len(prompt), chosen.effort)
+    decision = routed.counted(prompt) if routed else None
     report = EffortReport(chosen, fitted.allotment.budget, decision)
     return Chat(state.head("chatcmpl", adapter), body, job, report)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +50,16 @@ async def completions(request: Request) -> Response:
     state = state_of(request)
     body = parse(CompletionBody, await request.body())
     completion = await prepare(state, body, state.cache_salt(request, body.cache_salt))
-    if body.stream:
-        return completion.job.stream(state, _stream(state, completion))
-    try:
-        choices = await completion.job.run(state, request)
-    except ClientGoneError:
-        return Response(status_code=GONE)
+    count = len(completion.job.requests)
+    with ExitStack() as admitted:
+        admitted.enter_context(state.admission.admit(count))  # raises before any header is out
+        if body.stream:
+            on_end = admitted.pop_all().close
+            return completion.job.stream(state, _stream(state, completion), on_end)
+        try:
+            choices = await completion.job.run(state, request)
+        except ClientGoneError:
+            return Response(status_code=GONE)
     return JSONResponse(
         completion.head.object(
             "text_completion",

@@ -13,7 +13,7 @@ from local_worker.api.grammar import asked_grammar
 from local_worker.types import GenerationRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from starlette.requests import Request
 
@@ -127,19 +127,19 @@ class Job:
     effort: str = "none"
 
     def stream(
-        self, state: ApiState, payloads: AsyncGenerator[dict[str, Any], None]
+        self,
+        state: ApiState,
+        payloads: AsyncGenerator[dict[str, Any], None],
+        on_end: Callable[[], None],
     ) -> EventStream:
-        """A response that streams. Counted as in flight from here to its last byte."""
-        count = len(self.requests)
-        state.admission.enter(count)  # raises before any header is out
+        """A response that streams; `on_end` is called after its last byte, whatever happens."""
         state.metrics.prompted(self.prompt_tokens)
-        return EventStream(payloads, on_end=lambda: state.admission.leave(count))
+        return EventStream(payloads, on_end=on_end)
 
     async def run(self, state: ApiState, request: Request) -> list[Choice]:
         """All sequences to their ends. Raises `ClientGoneError` when the client leaves first."""
-        with state.admission.admit(len(self.requests)):
-            state.metrics.prompted(self.prompt_tokens)
-            choices = await unless_gone(collect(state.engine, self.requests), request.receive)
-            for choice in choices:
-                state.metrics.finished(choice, self.effort)
+        state.metrics.prompted(self.prompt_tokens)
+        choices = await unless_gone(collect(state.engine, self.requests), request.receive)
+        for choice in choices:
+            state.metrics.finished(choice, self.effort)
         return choices

@@ -211,7 +211,9 @@ def answer_headers(spec: ThinkingSpec) -> tuple[str, ...]:
 
 
 async def _router(engine: Engine, spec: ThinkingSpec, config: ServerConfig) -> Router | None:
-    """None where two labels begin with the same token: one step could not tell them apart."""
+    """None where one step cannot tell the levels: two labels begin with the same token, say."""
+    if "logit_bias" in dict(engine.info.limits):
+        return None
     labels = {
         (await engine.tokenize([PromptSegment(text)]))[0]: str(level)
         for level, text in spec.probe.labels.items()

@@ -8,13 +8,12 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from local_worker.api.chat import prepare
+from local_worker.api.routing import ASKED_AT, alike
 from local_worker.api.schemas import ChatBody, parse
 from local_worker.errors import ConfigError, RequestError
 from local_worker.types import GenerationRequest, SamplingParams
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from starlette.types import Message
 
     from local_worker.api.state import ApiState
@@ -64,11 +63,10 @@ async def pin(state: ApiState, wanted: Pin) -> int:
 async def _prefixes(state: ApiState, wanted: Pin) -> list[tuple[int, ...]]:
     """What the prompts begin with: with a thought, and without, where the template tells them."""
     found: dict[tuple[int, ...], None] = {}
-    efforts = (None,) if state.model.card.thinking is None else ("none", "high")
+    efforts = (None,) if state.model.card.thinking is None else ("none", "high", ASKED_AT)
     for effort in efforts:
         prompts = [await _prompt(state, wanted, question, effort) for question in QUESTIONS]
-        alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*prompts, strict=False))
-        found[tuple(token for token, _ in alike)] = None
+        found[prompts[0][: alike(*prompts)]] = None
     return list(found)
 
 
@@ -76,7 +74,9 @@ async def _nobody() -> Message:
     raise AssertionError("an effort that is named is not asked for")
 
 
-async def _prompt(state: ApiState, wanted: Pin, question: str, effort: str | None) -> Sequence[int]:
+async def _prompt(
+    state: ApiState, wanted: Pin, question: str, effort: str | None
+) -> tuple[int, ...]:
     body = {
         "messages": [*wanted.messages, {"role": "user", "content": question}],
         "reasoning_effort": effort,

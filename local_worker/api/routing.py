@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from local_worker.api.choices import collect
@@ -45,46 +45,57 @@ class Asking:
     receive: Receive
 
 
-async def decide(state: ApiState, router: Router, asking: Asking) -> Decision:
-    """The effort of a request.
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A decision, and what the model was asked, if it was.
+
+    Attributes:
+        question: token ids of the question, which begins like the request.
+    """
+
+    decision: Decision
+    question: tuple[int, ...] = ()
+
+    def counted(self, prompt: tuple[int, ...]) -> Decision:
+        """With the tokens that were computed for the question alone, and the label itself."""
+        if not self.question:
+            return self.decision
+        return replace(
+            self.decision, router_tokens=len(self.question) - alike(prompt, self.question) + 1
+        )
+
+
+async def decide(state: ApiState, router: Router, asking: Asking) -> Routed:
+    """The effort of a request, which counts as in flight already.
 
     Raises:
         RequestError: the prompt cannot be made.
         EngineError: the model could not be asked.
         ClientGoneError: nobody waits for it any more.
     """
-    decision = await _decide(state, router, asking)
-    state.metrics.routed(decision)
-    return decision
-
-
-async def _decide(state: ApiState, router: Router, asking: Asking) -> Decision:
     body = asking.body
     prompt = await asking.prompter.prompt(ASKED_AT, thinking=True)
     wanted = body.response_format.type if body.response_format else "text"
     facts = Facts(body.model, wanted, len(prompt.token_ids), body.metadata or {})
     ruled = by_rule(router.rules, facts)
     if ruled is not None:
-        return ruled
+        return Routed(ruled)
     messages = [message.model_dump(include={"role", "content"}) for message in body.messages]
     owner = f"{asking.cache_salt}\0{asking.adapter or ''}"
     key = conversation_key(messages, body.prompt_cache_key, owner)
     known = state.conversations.find(key)
     if known is not None:
-        return known
-    decision = await _ask(state, router, asking, prompt.token_ids)
-    state.conversations.remember(key, decision.effort)
-    return decision
+        return Routed(known)
+    routed = await _ask(state, router, asking, prompt.token_ids)
+    if routed.decision.by == "model":
+        state.conversations.remember(key, routed.decision.effort)
+    return routed
 
 
-async def _ask(
-    state: ApiState, router: Router, asking: Asking, prompt: tuple[int, ...]
-) -> Decision:
+async def _ask(state: ApiState, router: Router, asking: Asking, prompt: tuple[int, ...]) -> Routed:
     question = (await asking.prompter.question(ASKED_AT, router.probe)).token_ids
     if len(question) >= state.model.max_model_len:
-        return Decision("none", "default", "the context has no room to ask the model")
-    pairs = zip(prompt, question, strict=False)
-    alike = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        return Routed(Decision("none", "default", "the context has no room to ask the model"))
     request = GenerationRequest(
         request_id=secrets.token_hex(12),
         prompt_token_ids=question,
@@ -96,14 +107,18 @@ async def _ask(
         cache_salt=asking.cache_salt,
         adapter=asking.adapter,
         # What this computes of the prompt, the request itself takes over.
-        continues_at=alike or None,
+        continues_at=alike(prompt, question) or None,
     )
-    with state.admission.admit(1):
-        (choice,) = await unless_gone(collect(state.engine, [request]), asking.receive)
-    answer = choice.logprobs[-1]
-    share = math.exp(answer.logprob)
-    effort = router.labels.get(answer.token_id)
-    tokens = len(question) - alike + 1
-    if effort is None:
-        return Decision(ASKED_AT, "default", "the model named no level", tokens)
-    return Decision(effort, "model", f"it gives this level a probability of {share:.2f}", tokens)
+    (choice,) = await unless_gone(collect(state.engine, [request]), asking.receive)
+    answer = choice.logprobs[-1] if choice.logprobs else None
+    effort = None if answer is None else router.labels.get(answer.token_id)
+    if answer is None or effort is None:
+        return Routed(Decision(ASKED_AT, "default", "the model named no level"), question)
+    reason = f"it gives this level a probability of {math.exp(answer.logprob):.2f}"
+    return Routed(Decision(effort, "model", reason), question)
+
+
+def alike(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """How many tokens two prompts begin with in common."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

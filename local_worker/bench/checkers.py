@@ -15,7 +15,8 @@ import jsonschema
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 FENCE = re.compile(r"^```(?:json)?\s*|\s*```$")
-NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?|[-+]?\.\d+")
+NUMBER = re.compile(r"((?<!\d)[-+\u2212])?[$\u20ac\u00a3]?((?:\d[\d,]*)?\.?\d+)")
+"""A sign, also the typographical one; a currency may stand behind it. 10-13 has none."""
 LONGEST = 20_000
 """Characters of an answer that are looked at."""
 
@@ -62,7 +63,8 @@ class Number(Record):
         found = NUMBER.findall(answer)
         if not found:
             return False
-        given = float(found[-1].replace(",", ""))
+        sign, digits = found[-1]
+        given = float(digits.replace(",", "")) * (1 if sign in ("", "+") else -1)
         slack = max(self.tolerance, self.relative * abs(self.value), 1e-9 * abs(self.value))
         return abs(given - self.value) <= slack
 
@@ -96,7 +98,7 @@ class Json(Record):
         """Whether the answer is right."""
         try:
             found = json.loads(FENCE.sub("", answer.strip()))
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
         if not isinstance(found, dict) or (self.only and found.keys() != self.fields.keys()):
             return False
@@ -165,4 +167,7 @@ Checker = Annotated[Exact | Number | Json | Regex | Choice | Contains, Field(dis
 
 def _follows(value: dict[str, Any], schema: dict[str, Any]) -> bool:
     validator = jsonschema.validators.validator_for(schema)(schema)
-    return bool(validator.is_valid(value))
+    try:
+        return bool(validator.is_valid(value))
+    except RecursionError:
+        return False

@@ -187,15 +187,19 @@ def read_suite(text: str, place: str) -> Suite:
     """A suite from YAML; `place` is for complaints."""
     try:
         found = SuiteFile.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{place} is not valid YAML: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         line = line_of(text, first["loc"])
         where = ".".join(str(part) for part in first["loc"])
         words = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{place}, line {line}: {where or 'the suite'}: {words}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none
+        raise ConfigError(f"{place} is not valid YAML: {error}") from None
     tasks = (*map(_task, found.tasks), *(t for g in found.generate for t in _generated(g)))
+    ids = [task.id for task in tasks]
+    if len(set(ids)) < len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise ConfigError(f"{place}: two tasks have the id {twice!r}; give `generate` another seed")
     return Suite(found.name, found.about, found.bar, found.max_tokens, tasks, _digest(found, tasks))
 
 

@@ -57,7 +57,7 @@ class Row:
         low: lower end of its 95 % interval.
         high: upper end.
         thinking_tokens: what asking for the effort took included.
-        tokens_per_right: tokens of all tasks by right answers; infinite without any.
+        tokens_per_right: tokens of all tasks by right answers; None without any.
         chosen: level -> tasks that were given it.
     """
 
@@ -69,7 +69,7 @@ class Row:
     thinking_tokens: float
     output_tokens: float
     router_tokens: float
-    tokens_per_right: float
+    tokens_per_right: float | None
     seconds: float
     retries: int
     chosen: Mapping[str, int]
@@ -95,7 +95,7 @@ def row_of(answers: Sequence[Answered]) -> Row:
         thinking_tokens=statistics.fmean(a.thinking_tokens + a.router_tokens for a in answers),
         output_tokens=statistics.fmean(a.output_tokens for a in answers),
         router_tokens=statistics.fmean(a.router_tokens for a in answers),
-        tokens_per_right=tokens / rights if rights else math.inf,
+        tokens_per_right=tokens / rights if rights else None,
         seconds=statistics.fmean(a.seconds for a in answers),
         retries=sum(a.retries for a in answers),
         chosen={level: sum(a.chosen == level for a in answers) for level in levels},
@@ -110,8 +110,9 @@ def rows_of(answers: Sequence[Answered], efforts: Sequence[str]) -> list[Row]:
 
 def cheapest(rows: Sequence[Row], bar: float) -> Row | None:
     """The effort with the fewest tokens for a right answer among those that clear the bar."""
-    good = [row for row in rows if row.accuracy >= bar]
-    return min(good, key=lambda row: row.tokens_per_right, default=None)
+    good = [(row.tokens_per_right, row) for row in rows if row.accuracy >= bar]
+    priced = [(tokens, row) for tokens, row in good if tokens is not None]
+    return min(priced, key=lambda pair: pair[0], default=(None, None))[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +121,12 @@ class Saving:
 
     Attributes:
         effort: the fixed one.
-        thinking: share of its thinking tokens that `auto` does without.
+        thinking: share of its thinking tokens that `auto` does without; None where there are none.
         points: of accuracy that `auto` gains, from -1 to 1.
     """
 
     effort: str
-    thinking: float
+    thinking: float | None
     points: float
 
 
@@ -145,7 +146,7 @@ def saving(rows: Sequence[Row]) -> Saving | None:
 def against(auto: Row, fixed: Row) -> Saving:
     """`auto` beside one fixed effort."""
     spent = fixed.thinking_tokens
-    less = 1 - auto.thinking_tokens / spent if spent else -math.inf
+    less = 1 - auto.thinking_tokens / spent if spent else None
     return Saving(fixed.effort, less, auto.accuracy - fixed.accuracy)
 
 

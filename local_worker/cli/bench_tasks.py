@@ -147,7 +147,7 @@ def _cells(row: Row) -> list[str]:
         f"{row.thinking_tokens:.1f}",
         f"{row.router_tokens:.1f}",
         f"{row.output_tokens:.1f}",
-        f"{row.tokens_per_right:.1f}",
+        "-" if row.tokens_per_right is None else f"{row.tokens_per_right:.1f}",
         f"{row.seconds:.2f}",
         str(row.retries),
     ]
@@ -171,7 +171,9 @@ def _findings(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
     if high is not None and (best is None or best.effort != "high"):
         compared.append(against(auto, high))
     for other in compared:
-        yield (
-            f"auto beside {other.effort}: {100 * other.thinking:.0f} % fewer thinking tokens, "
-            f"{100 * other.points:+.1f} points"
+        fewer = (
+            ""
+            if other.thinking is None
+            else f"{100 * other.thinking:.0f} % fewer thinking tokens, "
         )
+        yield f"auto beside {other.effort}: {fewer}{100 * other.points:+.1f} points of accuracy"

@@ -93,8 +93,8 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="llama.cpp: keep prompts there that others began with, for the next start, "
         "too")  # fmt: skip
     add("--cache-gb", type=float, metavar="N",
-        help="GB of prompts kept outside the KV cells (default: a 16th of memory, "
-        "at most 2, or 4 in --cache-dir)")  # fmt: skip
+        help="GB of prompts kept outside the KV cells (default: a 32nd of memory, "
+        "at most 1, or 4 in --cache-dir)")  # fmt: skip
     add("--gpu-layers", type=int, metavar="N", help="layers on the GPU")
     add("--load-mode", choices=("memory", "mmap"), help="read the weights, or map the file")
     add("--threads", type=int, metavar="N", help="compute threads")

@@ -220,8 +220,8 @@ def _validate(request: EffortRequest, policy: EffortPolicy) -> None:
     effort, budget = request.effort, request.budget
     if effort == AUTO and policy.can_think and not policy.auto:
         raise InvalidParameterError(
-            "effort 'auto' cannot be had from this model, which has no word of one token for each "
-            "level; choose one of " + ", ".join(LEVELS),
+            "effort 'auto' cannot be had from this model, whose words for two levels begin with "
+            "the same token, or with speculation; choose one of " + ", ".join(LEVELS),
             param=request.effort_field,
         )
     if effort is not None and effort not in (*LEVELS, AUTO):

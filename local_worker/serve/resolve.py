@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 MIN_TOKENS_PER_STEP = 512
 
-LEAST_KEPT, MOST_KEPT, KEPT_IN_FILES = 1 << 28, 2 << 30, 4 << 30
+LEAST_KEPT, MOST_KEPT, KEPT_IN_FILES = 1 << 28, 1 << 30, 4 << 30
 """Bytes of prompts kept outside of the KV cells: in memory at least and at most, and in files."""
 
 
@@ -169,7 +169,7 @@ class Resolver:
             return overrides.max_kept_bytes
         if overrides.cache_dir is not None:
             return KEPT_IN_FILES
-        return max(LEAST_KEPT, min(MOST_KEPT, self.machine.hardware.memory.usable // 16))
+        return max(LEAST_KEPT, min(MOST_KEPT, self.machine.hardware.memory.usable // 32))
 
     def _plan(self, model: ModelEntry | GgufFacts, wish: Wish, overrides: Overrides) -> LlamaPlan:
         hardware = self.machine.hardware

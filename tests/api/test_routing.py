@@ -111,6 +111,20 @@ async def test_a_choice_sticks_to_its_conversation(auto_api):
         assert (await api.chat("B?", **keyed)).json()["reasoning"]["auto"]["by"] == "conversation"
 
 
+async def test_what_is_no_choice_does_not_stick(auto_api):
+    async with auto_api(reply=lambda _: "zzz") as api:
+        keyed = {"prompt_cache_key": "k"}
+        await api.chat(**keyed)
+        api.engine.script = Script(reply=chooses("low"))
+        assert (await api.chat(**keyed)).json()["reasoning"]["auto"]["by"] == "model"
+
+
+async def test_an_engine_that_cannot_favour_tokens_is_not_asked(auto_api):
+    async with auto_api("low", limits=(("logit_bias", "speculation has none"),)) as api:
+        assert (await api.chat()).json()["reasoning"]["effort"] == "medium"
+        assert (await api.chat(reasoning_effort="auto")).status_code == 400
+
+
 async def test_rules_come_first(auto_api):
     rules = (
         EffortRule(name="audits", when=When(metadata={"team": "audit"}), effort="high"),

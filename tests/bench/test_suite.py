@@ -70,6 +70,12 @@ def test_a_changed_suite_is_another_one():
         ("count: 3", "count: 0", "line 19: generate.0.count"),
         ("weight: 2.0", "weight: -1", "line 10: tasks.0.weight"),
         ("{kind: number", "{kind: [number", "not valid YAML"),
+        ("name: mine", "name: 2026-13-01", "not valid YAML"),
+        (
+            "family: invoice, count: 1, difficulty: 4",
+            "family: classify, count: 1, seed: 5",
+            "the id 'classify-5-0'",
+        ),
     ],
 )
 def test_a_broken_suite_is_refused_with_the_line(old, new, words):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from local_worker.bench.verdicts import (
@@ -47,7 +45,8 @@ def test_a_row_says_what_an_effort_did():
 
 def test_nothing_right_has_no_price():
     (row,) = rows_of(answers("low", 0, 3), ["low"])
-    assert row.tokens_per_right == math.inf
+    assert row.tokens_per_right is None
+    assert cheapest([row], 0.0) is None
 
 
 def test_weights_count_and_widen_the_interval():
@@ -84,7 +83,7 @@ def test_without_auto_or_anything_beside_it_nothing_is_compared():
     free = saving(rows_of(answers("auto", 1, 0) + answers("none", 1, 0, thinking=0),
                           ["none", "auto"]))  # fmt: skip
     assert free is not None
-    assert free.thinking == -math.inf
+    assert free.thinking is None
 
 
 def test_wilson_intervals():

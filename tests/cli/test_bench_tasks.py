@@ -52,11 +52,11 @@ def test_a_suite_at_three_efforts(demo_server, suite, tmp_path, capsys):
         (["--efforts", "low,hgih"], "'hgih' is none of none, minimal"),
         (["--concurrency", "0"], "--concurrency"),
         (["--url", "http://127.0.0.1:9"], "is no OpenAI-compatible server"),
-        (["--model", "gpt-7"], "did not get ready|gpt-7"),
+        (["--model", "gpt-7"], "gpt-7"),
     ],
 )
 def test_what_cannot_begin_says_why(suite, arguments, words, capsys):
     assert main(["bench", "tasks", suite, *arguments]) == 1
-    assert any(word in capsys.readouterr().err for word in words.split("|"))
+    assert words in capsys.readouterr().err
     assert main(["bench", "tasks", "nothing"]) == 1
     assert "there are embedded, finance" in capsys.readouterr().err

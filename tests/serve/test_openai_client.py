@@ -99,6 +99,26 @@ def test_an_answer_of_a_given_form_or_a_reason_why_not(client):
         assert choice.finish_reason == "stop"
 
 
+def test_auto_asks_the_model_and_says_so(client):
+    easy = [{"role": "user", "content": "Add up this invoice.\npens 3x14"}]
+    efforts = {}
+    for messages in (easy, INVOICE):
+        answer = client.chat.completions.create(
+            model="demo", messages=messages, reasoning_effort="auto", temperature=0
+        )
+        asked = answer.reasoning["auto"]
+        assert asked["by"] == "model"
+        usage = answer.usage
+        assert usage.router_tokens == asked["router_tokens"] > 0
+        output = usage.prompt_tokens + usage.completion_tokens
+        assert usage.total_tokens == output + usage.router_tokens
+        efforts[len(messages[0]["content"])] = answer.reasoning["effort"]
+    few, more = efforts.values()
+    assert (few, more) == ("none", "medium"), "one line needs no thought, three do"
+    again = client.chat.completions.create(model="demo", messages=INVOICE, temperature=0)
+    assert again.reasoning["auto"]["by"] == "conversation", "auto is the default"
+
+
 def test_an_exact_budget_through_extra_body(client):
     answer = client.chat.completions.create(
         model="demo", messages=INVOICE, extra_body={"reasoning_budget_tokens": 7}

@@ -142,6 +142,11 @@ class Llama:
         """KV cells there are for sequences in a unified layout."""
         return self._unified_cells
 
+    @property
+    def streams(self) -> int:
+        """Buffers that the KV cells are divided into."""
+        return self._config.max_num_seqs if self._separate else 1
+
     def lay_out(self, layout: Layout) -> None:
         """Makes the context anew; whatever it held is gone.
 

@@ -172,9 +172,10 @@ class KeptPrefixes:
     def stored(self, key: int, size: int) -> tuple[Drop, ...]:
         """The state of that many bytes lies there; others may have to go, or itself."""
         self._sizes[key] = size
-        drops: list[Drop] = []
-        if size <= self._max_bytes and not self._whole:
-            drops += [Drop(other) for other in self._contained(key)]
+        if size > self._max_bytes and not self._prefixes[key].pinned:
+            self._forget(key)  # instead of everything else
+            return (Drop(key),)
+        drops = [] if self._whole else [Drop(other) for other in self._contained(key)]
         for drop in drops:
             self._forget(drop.key)
         for other, prefix in list(self._prefixes.items()):

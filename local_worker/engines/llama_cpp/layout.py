@@ -44,8 +44,8 @@ SOON = 256
 """Tokens that running sequences may still have before them when a change is to wait for them."""
 
 
-MOVABLE = 8192
-"""Tokens of running sequences that are copied at a time: a second or so, and a few hundred MB."""
+MOVABLE = 2048
+"""Tokens of running sequences that are copied at a time: half a second, and 0.5 GB at the most."""
 
 
 class Layout(Enum):
@@ -127,6 +127,8 @@ class LayoutChooser:
         tokens = sum(s.num_computed_tokens for s in running)
         longest = max((s.reserved_cells for s in running), default=0)
         to_separate = self.layout is Layout.UNIFIED
+        if any(s.request.pinned for s in running):
+            return False  # what is to be kept for good has to be found in the end
         return tokens <= MOVABLE and not (to_separate and longest > self.slot_cells)
 
     def drains(self, running: Iterable[CachedSequence], waiting: Sequence[CachedSequence]) -> bool:

@@ -37,7 +37,7 @@ class Pace:
 
     Args:
         target: seconds that a step with streams in it should take at most; None leaves it to
-            `DEFAULT_SLOWDOWN`, 0 sets no limit.
+            `DEFAULT_SLOWDOWN` and the prompts that wait, 0 sets no limit.
     """
 
     def __init__(self, target: float | None = None) -> None:
@@ -80,12 +80,16 @@ class Pace:
         known = fixed if self._fixed is None else self._fixed
         self._fixed = known + LEARNING * (min(fixed, known + OUTLIER * extra) - known)
 
-    def prompt_tokens(self, decoding: int, most: int) -> int:
+    def prompt_tokens(self, decoding: int, most: int, prompts: int = 1) -> int:
         """How many prompt tokens the next step may compute.
+
+        Where nobody says what the streams need, they wait the longer the more others have not even
+        begun: a few streams that keep many prompts waiting make poor use of the machine.
 
         Args:
             decoding: sequences in it that are past their prompt.
             most: however fast.
+            prompts: that are to be computed.
         """
         if not decoding:
             return self._alone_tokens(most)
@@ -94,7 +98,7 @@ class Pace:
         decode = self.decode_seconds(decoding)
         if decode is None or self._latest is None:
             return min(most, 4 * LEAST_TOKENS)  # nothing is known yet: find out gently
-        target = self._target or DEFAULT_SLOWDOWN * decode
+        target = self._target or (DEFAULT_SLOWDOWN + (prompts - 1) / decoding) * decode
         tokens = int((target - decode - (self._fixed or 0.0)) / self._latest)
         return max(min(tokens, most), min(LEAST_TOKENS, most))
 

@@ -329,7 +329,8 @@ class Scheduler:
             yield _chunk(sequence, count)
         prefilling = [s for s in self.running if s.is_prefilling]
         taken = self._max_tokens_per_step - budget
-        budget = fitting(taken, self.pace.prompt_tokens(len(decoding), budget))
+        allowed = self.pace.prompt_tokens(len(decoding), budget, max(1, len(prefilling)))
+        budget = fitting(taken, allowed)
         for sequence, count in _shares(prefilling, budget):
             yield _chunk(sequence, count)
 

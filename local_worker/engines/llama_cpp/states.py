@@ -34,6 +34,9 @@ SUFFIX = ".kv"
 PART = ".part"
 """Of a file that is not written to its end yet."""
 
+MOST_PENDING = 1 << 30
+"""Bytes that wait to be written; what comes beyond them is not kept."""
+
 SAMPLES, SAMPLE = 64, 64 << 10
 """Pieces of a model file, and bytes of each, that tell it from others beside its size and time."""
 
@@ -45,6 +48,28 @@ def fresh_memory(size: int) -> memoryview:
     yet takes five times as long.
     """
     return np.empty(size, np.uint8).data
+
+
+def recast(data: memoryview, stream: int, before: int, after: int) -> memoryview:
+    """A sequence's state for a KV buffer with another number of streams.
+
+    llama.cpp writes, after 8 bytes of head, the number of streams and for each of them its cells,
+    of which all but the sequence's own have none (`llama_kv_cache::state_write`).
+
+    Args:
+        data: what was saved.
+        stream: that it was saved from.
+        before: streams there were.
+        after: streams there are; which one it goes to, loading says.
+    """
+    head, count = 8, 4
+    start, end = head + count + count * stream, len(data) - count * (before - 1 - stream)
+    new = fresh_memory(head + count + (end - start) + count * (after - 1))
+    new[:head] = data[:head]
+    new[head : head + count] = after.to_bytes(count, "little")
+    new[head + count : head + count + end - start] = data[start:end]
+    new[head + count + end - start :] = bytes(count * (after - 1))
+    return new
 
 
 class States(Protocol):
@@ -183,6 +208,8 @@ class FileStates:
 
     def put(self, key: int, prefix: Prefix, data: memoryview) -> None:
         """Stores it; it is in the file a little later."""
+        if sum(map(len, self._pending.values())) > MOST_PENDING:
+            return  # the disk does not keep up: better to compute it again than to fill the memory
         self._paths[key] = path = self._folder / f"{self._name(prefix)}{SUFFIX}"
         self._pending[key] = data
         self._writer.submit(self._write, key, path, prefix, data)

@@ -33,7 +33,7 @@ from local_worker.engines.llama_cpp.sampling import BadLogitsError, Sampler
 from local_worker.engines.llama_cpp.scheduler import Chunk, Scheduler
 from local_worker.engines.llama_cpp.sequence import CachedSequence, borders
 from local_worker.engines.llama_cpp.shapes import StepShapes
-from local_worker.engines.llama_cpp.states import FileStates, MemoryStates, identity_of
+from local_worker.engines.llama_cpp.states import FileStates, MemoryStates, identity_of, recast
 from local_worker.engines.process import messages
 from local_worker.engines.process.channel import Channel, open_channel
 from local_worker.engines.process.commands import CommandReader
@@ -130,10 +130,13 @@ class EngineLoop:
         """Makes the KV buffer anew, with what runs in it."""
         running = [s for s in self._scheduler.running if s.num_computed_tokens]
         held = {s.slot: self._llama.save(s.slot) for s in running if s.slot is not None}
+        streams = self._llama.streams
         self._llama.lay_out(layout)
-        for before, sequence in self._scheduler.laid_out(layout):
-            if before in held and sequence.slot is not None:
-                self._llama.load(sequence.slot, held[before], sequence.num_computed_tokens)
+        for slot, sequence in self._scheduler.laid_out(layout):
+            if slot in held and sequence.slot is not None:
+                stream = slot if streams > 1 else 0
+                data = recast(held.pop(slot), stream, streams, self._llama.streams)
+                self._llama.load(sequence.slot, data, sequence.num_computed_tokens)
         log.info("the KV cells are %s now", layout.value)
 
     def _compute(self, chunks: tuple[Chunk, ...]) -> list[Output]:

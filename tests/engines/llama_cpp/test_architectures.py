@@ -140,6 +140,24 @@ async def test_the_same_prompt_again_and_the_next_turn(run_jobs, model):
     assert cached[2][1] >= length - 1
 
 
+async def test_what_a_question_has_computed_is_taken_over(run_jobs, model):
+    """`auto` asks the model about a prompt that the request itself then begins with."""
+    (job, *_) = jobs(1)
+    prompt = job.prompt_token_ids
+    alike = len(prompt) - 3
+    question = replace(
+        job,
+        request_id="question",
+        prompt_token_ids=(*prompt[:alike], 7, 9, 11, 13, 15, 17, 19),
+        max_tokens=1,
+        continues_at=alike,
+    )
+    plain = await run_jobs([job], cache_slots=0)
+    _, found = await run_jobs([question, job], cache_slots=8)
+    assert found[1] == alike
+    check_same([found], plain, model)
+
+
 async def test_another_salt_shares_nothing(run_jobs):
     requests = [*jobs(1, salt="a"), *jobs(1, salt="b"), *jobs(1, salt="a")]
     counts = [count for _, count in await run_jobs(requests, cache_slots=8)]
@@ -256,9 +274,35 @@ async def test_cells_of_their_own_change_no_token(model, running_llama):
         separate = engine.stats().kv_separate
         jobs_after = await asyncio.gather(*(answer(engine, job) for job in jobs(40)))
         assert not engine.stats().kv_separate
+        assert engine.stats().restarts == 0
     check_same(found, plain, model)
     assert separate == (model.stem in ("tiny-mistral3", "tiny-qwen3moe"))
     assert any(count for _, count in jobs_after)
+
+
+async def test_the_cells_change_under_those_that_run(model, running_llama):
+    def one(n, tokens):
+        prompt = (END, *((3 + n * 11 + i * (n % 9 + 1)) % 190 for i in range(30 + n)))
+        params = SamplingParams(temperature=0, ignore_eos=True, logprobs=2)
+        return GenerationRequest(f"m{n}", prompt, tokens, params)
+
+    long, short = [one(n, 200) for n in range(4)], [one(n, 8) for n in range(4, 40)]
+    options = {"model_path": str(model), "max_num_seqs": 16, "max_tokens_per_step": 64}
+
+    async def answers(engine):
+        running = [asyncio.create_task(answer(engine, request)) for request in long]
+        while engine.stats().output_tokens < 40:  # noqa: ASYNC110 - the engine tells nobody
+            await asyncio.sleep(0.002)
+        others = await asyncio.gather(*(answer(engine, request) for request in short))
+        return await asyncio.gather(*running), others
+
+    async with running_llama(**options, kv_layout="unified", cache_slots=0) as engine:
+        plain, _ = await answers(engine)
+    async with running_llama(**options) as engine:
+        found, _ = await answers(engine)
+        assert engine.stats().restarts == 0
+        assert engine.stats().kv_separate == (model.stem in ("tiny-mistral3", "tiny-qwen3moe"))
+    check_same(found, plain, model)
 
 
 async def test_a_pinned_prompt_is_there_for_everybody_and_after_a_restart(model, running_llama):

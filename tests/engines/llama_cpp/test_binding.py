@@ -52,3 +52,34 @@ def test_nothing_is_left_of_rows_thrown_away(llama):
         pytest.skip("recurrent layers compute slots of equal lengths")
     for _ in range(400):  # far more rows in all than there are cells
         decoded(llama, padding=8)
+
+
+def test_what_runs_is_moved_to_another_layout_and_back(llama):
+    """Only models that keep every token change their layout."""
+    from local_worker.engines.llama_cpp.batch import Row
+    from local_worker.engines.llama_cpp.layout import Layout
+    from local_worker.engines.llama_cpp.prefix_cache import Cut
+    from local_worker.engines.llama_cpp.states import recast
+
+    if llama.window is not None:
+        pytest.skip("keeps to the unified layout")
+    for slot in (1, 3):
+        llama.arrange([Cut(slot)])
+        llama.decode([Row(20 + slot + i, i, slot, i == 9) for i in range(10)])
+
+    def next_logits(slot):
+        (output,) = llama.decode([Row(7, 10, slot, True)])
+        llama.arrange([Cut(slot, 10)])
+        return output.logits.copy()
+
+    plain = [next_logits(slot) for slot in (1, 3)]
+    changes = ((Layout.SEPARATE, (1, 3), (2, 0)), (Layout.UNIFIED, (2, 0), (5, 1)))
+    for layout, slots, places in changes:
+        before = llama.streams
+        held = [llama.save(slot) for slot in slots]
+        llama.lay_out(layout)
+        for data, slot, place in zip(held, slots, places, strict=True):
+            stream = slot if before > 1 else 0
+            llama.load(place, recast(data, stream, before, llama.streams), 10)
+        for place, expected in zip(places, plain, strict=True):
+            assert np.allclose(next_logits(place), expected, atol=0.02 * expected.std())

@@ -80,11 +80,10 @@ def test_a_longer_one_takes_the_place_of_those_it_begins_with():
     assert kept.find((*SYSTEM, 9), "") == KeptMatch(1, 101, 101)
 
 
-def test_but_not_where_states_serve_as_a_whole_only_nor_if_it_does_not_stay_itself():
-    for whole, size in ((True, 100), (False, 2000)):
-        kept = kept_with(Prefix(SYSTEM, None), whole=whole)
-        longer = kept.add(Prefix((*SYSTEM, 1), None))
-        assert kept.stored(longer, size) == ()
+def test_but_not_where_states_serve_as_a_whole_only():
+    kept = kept_with(Prefix(SYSTEM, ""), whole=True)
+    longer = kept.add(Prefix((*SYSTEM, 1), ""))
+    assert kept.stored(longer, 100) == ()
 
 
 def test_a_shorter_whole_state_is_another_one():
@@ -111,6 +110,13 @@ def test_what_is_larger_than_all_the_room_does_not_stay_but_a_pin_does():
     pin = kept.add(Prefix(SYSTEM, None))
     assert kept.stored(pin, 2000) == ()
     assert kept.find(SYSTEM, "x") == KeptMatch(pin, 100, 100)
+
+
+def test_one_that_is_larger_than_all_the_room_takes_nothing_elses_place():
+    kept = kept_with(Prefix(SYSTEM, "a"), Prefix(SYSTEM, "b"))
+    key = kept.add(Prefix((*SYSTEM, 1), "a"))
+    assert kept.stored(key, 2000) == (Drop(key),)
+    assert kept.size == 200
 
 
 def test_what_cannot_be_fetched_is_forgotten_and_the_next_best_taken():

@@ -63,6 +63,13 @@ def test_without_a_word_a_step_takes_a_multiple_of_a_decode_step():
     assert learnt().prompt_tokens(8, 512) == pytest.approx(extra / 0.002, abs=1)
 
 
+def test_a_few_streams_do_not_hold_up_many_prompts():
+    for prompts, slowdown in ((1, 2), (9, 3), (33, 6)):
+        tokens = learnt().prompt_tokens(8, 512, prompts)
+        assert tokens == pytest.approx((slowdown - 1) * 0.1 / 0.002, abs=1)
+    assert learnt(0.3).prompt_tokens(8, 512, 33) == pytest.approx(0.2 / 0.002, abs=1)
+
+
 def test_a_target_is_what_the_whole_step_may_take():
     assert learnt(0.3).prompt_tokens(8, 512) == pytest.approx(0.2 / 0.002, abs=1)
 
