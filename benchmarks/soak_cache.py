@@ -224,7 +224,7 @@ async def soak(server: Server, seed: int, seconds: float) -> tuple[Load, dict[st
 
 def defects(load: Load, found: list[float], control: list[float]) -> list[str]:
     """What is wrong."""
-    wrong = [f"{n} x {what}" for what, n in load.counts.items() if what.startswith("BROKEN")]
+    wrong = [f"{n} x {what}" for what, n in load.counts.items() if what[:4] in ("BROK", "exit")]
     for bound in (SAME, NEAR):
         (ours, our_error), (theirs, their_error) = (
             share_beyond(distances, bound) for distances in (found, control)
@@ -249,7 +249,8 @@ def loaded(
         load, share = asyncio.run(soak(server, options.seed, seconds))
     finally:
         status = server.stop()
-    load.counts[f"exit status {status}"] += 1
+    if status:
+        load.counts[f"exit status {status}"] += 1
     rng = random.Random(options.seed)  # noqa: S311 - not a secret
     return load, share, rng.sample(load.asked, min(options.check, len(load.asked)))
 
