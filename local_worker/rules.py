@@ -78,5 +78,9 @@ def read_rules(path: Path) -> tuple[EffortRule, ...]:
         detail = error.errors(include_url=False, include_context=False)[0]
         place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in detail["loc"])
         raise ConfigError(f"--effort-rules {path}: rules{place}: {detail['msg']}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a date that is none, bytes that are no text
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise ConfigError(f"--effort-rules {path} is not YAML: {error}") from None

@@ -108,7 +108,8 @@ async def prepare(state: ApiState, body: ChatBody, cache_salt: str, receive: Rec
     prompt = fitted.prompt.token_ids
     job = Job(sequences(model, body, prompt, limits), len(prompt), chosen.effort)
     decision = routed.counted(prompt) if routed else None
-    report = EffortReport(chosen, fitted.allotment.budget, decision)
+    most_cached = routed.cached_tokens if routed and routed.question else None
+    report = EffortReport(chosen, fitted.allotment.budget, decision, most_cached)
     return Chat(state.head("chatcmpl", adapter), body, job, report)
 
 
@@ -179,5 +180,5 @@ async def _stream(state: ApiState, chat: Chat) -> AsyncGenerator[dict[str, Any],
         yield chat.head.object(
             "chat.completion.chunk",
             choices=[],
-            usage=usage(chat.job.prompt_tokens, choices, router_tokens=chat.effort.router_tokens),
+            usage=usage(chat.job.prompt_tokens, choices, effort=chat.effort),
         )

@@ -48,11 +48,17 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class EffortReport:
-    """The effort part of a response: what was decided before generation."""
+    """The effort part of a response: what was decided before generation.
+
+    Attributes:
+        most_cached: prompt tokens that were there before the model was asked for the effort; what
+            was computed to ask it is no saving. None where it was not asked.
+    """
 
     choice: EffortChoice
     budget: int
     decision: Decision | None = None
+    most_cached: int | None = None
 
     @property
     def router_tokens(self) -> int:
@@ -86,7 +92,10 @@ class EffortReport:
 
 
 def usage(
-    prompt_tokens: int, choices: Sequence[Choice], prompts: int = 1, router_tokens: int = 0
+    prompt_tokens: int,
+    choices: Sequence[Choice],
+    prompts: int = 1,
+    effort: EffortReport | None = None,
 ) -> Json:
     """Token counts: each prompt once, the output of all choices.
 
@@ -95,12 +104,15 @@ def usage(
         choices: as many for each prompt, prompt by prompt. A token of the prompt counts as cached
             where none of them computed it.
         prompts: how many.
-        router_tokens: computed to choose the effort; part of the total, and not mentioned where
-            there are none.
+        effort: of a chat; what was computed to choose it is part of the total, and not mentioned
+            where it is nothing.
     """
     each = len(choices) // prompts
     cached = [choice.ended.cached_tokens for choice in choices]
     cached_tokens = sum(min(cached[i : i + each]) for i in range(0, len(cached), each))
+    if effort is not None and effort.most_cached is not None:
+        cached_tokens = min(cached_tokens, effort.most_cached)
+    router_tokens = effort.router_tokens if effort else 0
     completion = sum(choice.num_tokens for choice in choices)
     return {
         "prompt_tokens": prompt_tokens,
@@ -129,7 +141,7 @@ def chat_response(
             }
             for index, choice in enumerate(choices)
         ],
-        usage=usage(prompt_tokens, choices, router_tokens=effort.router_tokens),
+        usage=usage(prompt_tokens, choices, effort=effort),
         reasoning=effort.ended(choices),
     )
 

@@ -51,10 +51,12 @@ class Routed:
 
     Attributes:
         question: token ids of the question, which begins like the request.
+        cached_tokens: of those, that were not computed for it either.
     """
 
     decision: Decision
     question: tuple[int, ...] = ()
+    cached_tokens: int = 0
 
     def counted(self, prompt: tuple[int, ...]) -> Decision:
         """With the tokens that were computed for the question alone, and the label itself."""
@@ -82,7 +84,7 @@ async def decide(state: ApiState, router: Router, asking: Asking) -> Routed:
         return Routed(ruled)
     messages = [message.model_dump(include={"role", "content"}) for message in body.messages]
     owner = f"{asking.cache_salt}\0{asking.adapter or ''}"
-    key = conversation_key(messages, body.prompt_cache_key, owner)
+    key = conversation_key(messages, body.prompt_cache_key or None, owner)
     known = state.conversations.find(key)
     if known is not None:
         return Routed(known)
@@ -112,10 +114,11 @@ async def _ask(state: ApiState, router: Router, asking: Asking, prompt: tuple[in
     (choice,) = await unless_gone(collect(state.engine, [request]), asking.receive)
     answer = choice.logprobs[-1] if choice.logprobs else None
     effort = None if answer is None else router.labels.get(answer.token_id)
+    cached = choice.ended.cached_tokens
     if answer is None or effort is None:
-        return Routed(Decision(ASKED_AT, "default", "the model named no level"), question)
+        return Routed(Decision(ASKED_AT, "default", "the model named no level"), question, cached)
     reason = f"it gives this level a probability of {math.exp(answer.logprob):.2f}"
-    return Routed(Decision(effort, "model", reason), question)
+    return Routed(Decision(effort, "model", reason), question, cached)
 
 
 def alike(one: tuple[int, ...], other: tuple[int, ...]) -> int:

@@ -9,10 +9,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Annotated, Any, Literal
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jsonschema
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FENCE = re.compile(r"^```(?:json)?\s*|\s*```$")
 NUMBER = re.compile(r"((?<!\d)[-+\u2212])?[$\u20ac\u00a3]?((?:\d[\d,]*)?\.?\d+)")
@@ -85,7 +91,11 @@ class Json(Record):
 
     @model_validator(mode="after")
     def _check_schema(self) -> Json:
+        if any(isinstance(value, date) for value in _values(self.fields)):
+            raise ValueError("a date in `fields` is no text: put it in quotes")
         if self.schema_ is not None:
+            if any(not str(ref).startswith("#") for ref in _references(self.schema_)):
+                raise ValueError("a `$ref` out of the `schema` is not followed")
             try:
                 jsonschema.validators.validator_for(self.schema_).check_schema(self.schema_)
             except jsonschema.SchemaError as error:
@@ -166,8 +176,24 @@ Checker = Annotated[Exact | Number | Json | Regex | Choice | Contains, Field(dis
 
 
 def _follows(value: dict[str, Any], schema: dict[str, Any]) -> bool:
-    validator = jsonschema.validators.validator_for(schema)(schema)
+    # An empty registry: nothing is ever fetched.
+    validator = jsonschema.validators.validator_for(schema)(schema, registry=Registry())
     try:
         return bool(validator.is_valid(value))
-    except RecursionError:
+    except (RecursionError, Unresolvable):
         return False
+
+
+def _values(node: object) -> Iterator[object]:
+    """All values in objects and lists."""
+    items = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for item in items:
+        yield item
+        yield from _values(item)
+
+
+def _references(node: object) -> Iterator[object]:
+    """What `$ref` says, wherever it does."""
+    for some in (node, *_values(node)):
+        if isinstance(some, dict):
+            yield from (value for key, value in some.items() if key in ("$ref", "$dynamicRef"))

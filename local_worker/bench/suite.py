@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from local_worker.demo.task import Task as Drawn
 
 Count = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 FINANCE = "finance/"
@@ -193,7 +193,7 @@ def read_suite(text: str, place: str) -> Suite:
         where = ".".join(str(part) for part in first["loc"])
         words = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{place}, line {line}: {where or 'the suite'}: {words}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a date that is none
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none
         raise ConfigError(f"{place} is not valid YAML: {error}") from None
     tasks = (*map(_task, found.tasks), *(t for g in found.generate for t in _generated(g)))
     ids = [task.id for task in tasks]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import httpx
 
-from local_worker.bench.verdicts import Answered
+from local_worker.bench.verdicts import AUTO, Answered
 from local_worker.errors import BenchError, ConfigError
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Results:
                 path.write_text(json.dumps(self._head) + "\n")
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path} does not hold answers of this benchmark") from None
 
     def _read(self, path: Path) -> None:
         # A line that was cut when the run was killed is not there yet.
@@ -102,8 +105,11 @@ class Results:
     def left(self, plan: Plan) -> Iterator[tuple[str, Task]]:
         """What has no answer yet."""
         done = {(answer.effort, answer.task) for answer in self.answers}
-        for effort in plan.efforts:
-            for task in plan.suite.tasks:
+        for number, task in enumerate(plan.suite.tasks):
+            # Each effort is the first to bring a prompt as often as any other: later ones find it
+            # in the server's cache.
+            turn = number % len(plan.efforts)
+            for effort in plan.efforts[turn:] + plan.efforts[:turn]:
                 if (effort, task.id) not in done:
                     yield effort, task
 
@@ -156,6 +162,8 @@ async def _ask(
     body: dict[str, Any] = {"messages": list(task.messages), "reasoning_effort": effort}
     if target.model is not None:
         body["model"] = target.model
+    if effort == AUTO:  # a conversation of its own: what was chosen earlier is not asked again
+        body["prompt_cache_key"] = f"bench-{secrets.token_hex(8)}"
     if plan.temperature is not None:
         body["temperature"] = plan.temperature
     if plan.suite.max_tokens is not None:

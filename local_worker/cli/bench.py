@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from typing import TYPE_CHECKING
 
 from local_worker.cli import bench_decode, bench_serve, bench_tasks
 
 if TYPE_CHECKING:
     import argparse
+
+TERMINATED = 143
+"""Status of a process that SIGTERM has ended, as shells give it."""
 
 KINDS = {
     "serve": (
@@ -35,4 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the kind that was asked for."""
     module, _ = KINDS[options.kind]
-    return int(module.run(options))
+    # Servers that were started for it end with it.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        return int(module.run(options))
+    finally:
+        signal.signal(signal.SIGTERM, before)

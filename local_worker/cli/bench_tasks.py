@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from local_worker.bench.suite import Suite
     from local_worker.bench.verdicts import Row
 
+MOST_HEAT = 2
 EFFORTS = ("none", "low", "medium", "high", AUTO)
-HEAD = ("", "right", "95 %", "thinking tokens", "of those to choose", "output tokens",
+HEAD = ("", "answers", "right", "95 %", "thinking tokens", "of those to choose", "output tokens",
         "tokens per right answer", "seconds", "retries")  # fmt: skip
 
 
@@ -37,11 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `bench tasks`."""
     add = parser.add_argument
     add("suite", nargs="?", default="embedded", metavar="SUITE",
-        help="embedded, or a file.yaml (default: %(default)s)")  # fmt: skip
+        help="embedded, finance, or a file.yaml (default: %(default)s)")  # fmt: skip
     add("--efforts", default=",".join(EFFORTS), metavar="LEVEL,...",
         help="of none, minimal, low, medium, high, xhigh, max and auto, or all "
         "(default: %(default)s)")  # fmt: skip
-    add("--model", default="demo", help="serve this model for the run (default: %(default)s)")
+    add("--model", help="serve this model for the run (default: demo); with --url, its name there")
     add("--url", help="ask a server that runs already; with or without /v1")
     add("--api-key", help="of the server at --url")
     add("--concurrency", type=int, default=8, metavar="N",
@@ -61,6 +62,11 @@ def run(options: argparse.Namespace) -> int:
     efforts = _efforts(options.efforts)
     if options.concurrency < 1:
         raise ConfigError("--concurrency must be at least 1")
+    if options.temperature is not None and not 0 <= options.temperature <= MOST_HEAT:
+        raise ConfigError(f"--temperature is between 0 and {MOST_HEAT}")
+    for path in (options.json, options.report):  # better now than after an hour
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise ConfigError(f"{path} cannot be written")
     with ExitStack() as stack:
         target = _target(options, stack)
         plan = Plan(suite, efforts, options.concurrency, options.temperature)
@@ -76,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _efforts(text: str) -> tuple[str, ...]:
     known = (*LEVELS, AUTO)
-    efforts = known if text == "all" else tuple(dict.fromkeys(text.split(",")))
+    efforts = known if text == "all" else tuple(dict.fromkeys(map(str.strip, text.split(","))))
     for effort in efforts:
         if effort not in known:
             raise ConfigError(f"--efforts: {effort!r} is none of {', '.join(known)}")
@@ -87,11 +93,13 @@ def _target(options: argparse.Namespace, stack: ExitStack) -> peers.Target:
     if options.url is not None:
         url = options.url.rstrip("/").removesuffix("/v1")
     else:
-        server = peers.local_worker(options.model, options.serve_arg)
+        server = peers.local_worker(options.model or "demo", options.serve_arg)
         stack.callback(server.stop)
         server.wait()
         url = server.target.url
-    return peers.Target("server", url, _served_model(url, options.api_key), options.api_key)
+    served = _served_model(url, options.api_key)
+    name = options.model if options.url is not None and options.model else served
+    return peers.Target("server", url, name, options.api_key)
 
 
 def _served_model(url: str, api_key: str | None) -> str:
@@ -142,6 +150,7 @@ def _section(suite: Suite, rows: Sequence[Row]) -> Section:
 def _cells(row: Row) -> list[str]:
     return [
         row.effort,
+        str(row.tasks),
         f"{100 * row.accuracy:.1f} %",
         f"{100 * row.low:.1f}-{100 * row.high:.1f}",
         f"{row.thinking_tokens:.1f}",
@@ -155,6 +164,9 @@ def _cells(row: Row) -> list[str]:
 
 def _findings(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
     """What the table says, in words."""
+    if any(row.tasks < len(suite.tasks) for row in rows):
+        yield "the run is not complete: its rows are not of the same tasks"
+        return
     least = cheapest(rows, suite.bar)
     bar = f"{100 * suite.bar:g} %"
     if least is None:
@@ -171,9 +183,9 @@ def _findings(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
     if high is not None and (best is None or best.effort != "high"):
         compared.append(against(auto, high))
     for other in compared:
-        fewer = (
-            ""
-            if other.thinking is None
-            else f"{100 * other.thinking:.0f} % fewer thinking tokens, "
-        )
-        yield f"auto beside {other.effort}: {fewer}{100 * other.points:+.1f} points of accuracy"
+        less = other.thinking
+        tokens = ""
+        if less is not None:
+            word = "fewer" if less >= 0 else "more"
+            tokens = f"{100 * abs(less):.0f} % {word} thinking tokens, "
+        yield f"auto beside {other.effort}: {tokens}{100 * other.points:+.1f} points of accuracy"

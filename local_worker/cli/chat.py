@@ -13,6 +13,7 @@ from rich.console import Console
 
 from local_worker.errors import ConfigError, StartupError
 from local_worker.reasoning.effort import LEVELS
+from local_worker.reasoning.routing import AUTO
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("message", nargs="*", help="ask this and leave; without it, a conversation")
     add("--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)")
-    add("--effort", choices=LEVELS, help="thinking effort (default: the model's)")
+    add("--effort", choices=(*LEVELS, AUTO), help="thinking effort (default: the model's)")
     add("--system", help="a system message")
     add("--max-tokens", type=int, metavar="N", help="output tokens at the most")
     add("--api-key", default=os.environ.get("LOCAL_WORKER_API_KEY"), help="the server's key")

@@ -146,7 +146,9 @@ def choose(request: EffortRequest, policy: EffortPolicy) -> EffortChoice:
         return EffortChoice("none", "request_effort", 0)
     source: Source = "server" if policy.server_default else "model"
     level = policy.server_default or policy.model_default
-    if (request.enable_thinking and level == "none") or (level == AUTO and not policy.auto):
+    if request.enable_thinking and level in ("none", AUTO):
+        level = "medium"  # who switches it on does not leave it open
+    if level == AUTO and not policy.auto:
         level = "medium"
     return EffortChoice(level, source, _of_level(level, policy))
 

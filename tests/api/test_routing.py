@@ -4,9 +4,15 @@ import asyncio
 
 import pytest
 
+from local_worker.api.choices import Choice
+from local_worker.api.render import EffortReport
+from local_worker.api.render import usage as usage_of
 from local_worker.config import ServerConfig
 from local_worker.engines.fake import Script
+from local_worker.reasoning.effort import EffortChoice
+from local_worker.reasoning.routing import Decision
 from local_worker.rules import EffortRule, When
+from local_worker.types import Finish, FinishReason
 from tests.api.conftest import SPEC
 
 pytestmark = pytest.mark.anyio
@@ -72,6 +78,24 @@ async def test_what_asking_took_is_counted(auto_api):
         assert "router_tokens" not in fixed["usage"]
         assert "auto" not in fixed["reasoning"]
         assert asked["choices"] == fixed["choices"]
+
+
+async def test_what_was_computed_to_ask_is_no_saving(auto_api):
+    async with auto_api("low") as api:
+        api.engine.cached_tokens = 7  # of the question and of the request alike
+        usage = (await api.chat("2+2?")).json()["usage"]
+        assert usage["prompt_tokens_details"]["cached_tokens"] == 7
+    usage = EffortReport(EffortChoice("low", "model", 16), 16, Decision("low", "model", ""), 3)
+    choice = Choice(finish=Finish(FinishReason.STOP, cached_tokens=30))
+    assert usage_of(31, [choice], effort=usage)["prompt_tokens_details"] == {"cached_tokens": 3}
+
+
+async def test_who_switches_thinking_on_is_not_asked_about(auto_api):
+    async with auto_api("none") as api:
+        for switch in ({"enable_thinking": True}, {"thinking": {"type": "enabled"}}):
+            reasoning = (await api.chat(**switch)).json()["reasoning"]
+            assert reasoning["effort"] == "medium"
+            assert "auto" not in reasoning
 
 
 async def test_a_stream_reports_it_too(auto_api):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
@@ -42,6 +44,7 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required"
             ['{"n": 3}'],
             ['{"n": "3"}', "{}", '{"n":' * 5000, "[" * 100_000],
         ),
+        ({"kind": "json", "schema": {"$ref": "#/nowhere"}}, [], ['{"a": 1}']),
         ({"kind": "regex", "pattern": "^ok( .*)?$"}, ["ok", "ok then"], ["not ok"]),
         (
             {"kind": "choice", "answer": "tax", "among": ["tax", "law"]},
@@ -70,6 +73,8 @@ def test_what_is_right_and_what_is_not(fields, right, wrong):
         ({"kind": "number", "value": float("nan")}, "finite"),
         ({"kind": "number", "value": "3"}, "valid number"),
         ({"kind": "exact", "text": "x", "txet": "y"}, "Extra inputs"),
+        ({"kind": "json", "fields": {"a": {"b": date(2024, 1, 5)}}}, "put it in quotes"),
+        ({"kind": "json", "schema": {"properties": {"a": {"$ref": "http://x/y"}}}}, "not followed"),
     ],
 )
 def test_a_broken_checker_is_refused(fields, words):

@@ -68,6 +68,8 @@ def test_a_changed_suite_is_another_one():
         ("difficulty: 4", "difficulty: 40", "line 20: generate.1: `difficulty` is none of"),
         ("bar: 0.9", "bar: 90", "line 4: bar"),
         ("count: 3", "count: 0", "line 19: generate.0.count"),
+        ("weight: 2.0", "weight: .inf", "line 10: tasks.0.weight"),
+        ("about: two tasks", "about: " + "[" * 20000 + " two", "not valid YAML"),
         ("weight: 2.0", "weight: -1", "line 10: tasks.0.weight"),
         ("{kind: number", "{kind: [number", "not valid YAML"),
         ("name: mine", "name: 2026-13-01", "not valid YAML"),

@@ -76,8 +76,11 @@ async def answers(efforts=("low", "auto"), *, path=None, target=TARGET, **option
 async def test_every_task_is_asked_at_every_effort_and_judged(server):
     found = await answers()
     assert [(a.task, a.effort, a.right) for a in found] == [
-        ("a", "low", True), ("b", "low", False), ("a", "auto", True), ("b", "auto", False),
+        ("a", "low", True), ("a", "auto", True), ("b", "auto", False), ("b", "low", False),
     ]  # fmt: skip
+    keys = [body.get("prompt_cache_key") for body in server.asked]
+    assert keys[0] is keys[3] is None
+    assert None is not keys[1] != keys[2], "each time it is asked anew"
     assert server.asked[0] == {
         "model": "m",
         "messages": [{"role": "user", "content": "1+1?"}],
@@ -124,7 +127,7 @@ async def test_a_run_that_was_stopped_goes_on(server, tmp_path):
     server.asked.clear()
     found = await answers(path=path)
     assert [(a.task, a.effort) for a in found] == [
-        ("a", "low"), ("b", "low"), ("a", "auto"), ("b", "auto"),
+        ("a", "low"), ("a", "auto"), ("b", "auto"), ("b", "low"),
     ]  # fmt: skip
     assert len(server.asked) == 2, "what was answered is not asked again"
     assert await answers(path=path) == found

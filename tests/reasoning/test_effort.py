@@ -36,6 +36,8 @@ def policy(**changes):
         (EffortRequest(), policy(model_default="auto"), EffortChoice("medium", "model", 96)),
         (EffortRequest(), policy(model_default="auto", auto=True),
          EffortChoice("auto", "model", None)),
+        (EffortRequest(enable_thinking=True), policy(model_default="auto", auto=True),
+         EffortChoice("medium", "model", 96)),
         (EffortRequest(effort="auto"), policy(auto=True),
          EffortChoice("auto", "request_effort", None)),
         (EffortRequest(effort="auto", budget=90), policy(auto=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from llama_cpp import llama_cpp as lib
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+Logits: TypeAlias = "NDArray[np.float32]"
+"""Of one row, shape (vocab_size,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +25,6 @@ class Row:
     position: int
     slot: int
     logits: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What a row that asked for logits got.
-
-    Attributes:
-        logits: shape (vocab_size,).
-        row: its number in the native batch.
-    """
-
-    logits: NDArray[np.float32]
-    row: int
 
 
 class Batch:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from local_worker.engines.llama_cpp.batch import Batch, Output, Row
+from local_worker.engines.llama_cpp.batch import Batch, Row
 from local_worker.engines.llama_cpp.layout import Layout, slot_cells
 from local_worker.engines.llama_cpp.native_log import NativeLog
 from local_worker.engines.llama_cpp.placement import expert_overrides
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from collections.abc import Set as AbstractSet
 
+    from local_worker.engines.llama_cpp.batch import Logits
     from local_worker.engines.llama_cpp.config import LlamaConfig
     from local_worker.types import Grammar
 
@@ -270,7 +271,7 @@ class Llama:
 
     def decode(
         self, rows: Sequence[Row], threads: int | None = None, padding: int = 0
-    ) -> list[Output]:
+    ) -> list[Logits]:
         """Computes one batch.
 
         Args:
@@ -279,8 +280,8 @@ class Llama:
             padding: rows to add, whose results are thrown away.
 
         Returns:
-            What rows have that asked for logits, in row order. Views of the library's own buffer:
-            valid, and free to be written to, until the next call.
+            Logits, of shape (vocab_size,), of the rows that asked for them, in their order. Views
+            of the library's own buffer: valid, and free to be written to, until the next call.
 
         Raises:
             NoKvRoomError: the KV buffer has no room for the batch.
@@ -321,17 +322,13 @@ class Llama:
         last = (lib.llama_memory_seq_pos_max(self._memory, slot) for slot in free)
         return [Row(0, end + 1, slot, True) for slot, end in zip(free, last, strict=True)]
 
-    def _outputs(self, rows: Sequence[Row], scrap: AbstractSet[int]) -> list[Output]:
-        wanted = [(index, row) for index, row in enumerate(rows) if row.logits]
+    def _outputs(self, rows: Sequence[Row], scrap: AbstractSet[int]) -> list[Logits]:
+        wanted = [row for row in rows if row.logits]
         if not wanted:
             return []
         pointer = lib.llama_get_logits(self._context)
         logits = np.ctypeslib.as_array(pointer, shape=(len(wanted), self.vocab_size))
-        return [
-            Output(logits[number], index)
-            for number, (index, row) in enumerate(wanted)
-            if row.slot not in scrap
-        ]
+        return [logits[number] for number, row in enumerate(wanted) if row.slot not in scrap]
 
     def save(self, slot: int) -> memoryview:
         """What a slot holds, for `load` in a context of the same model and cells.
@@ -372,10 +369,6 @@ class Llama:
                 lib.llama_memory_seq_rm(self._memory, operation.slot, -1, -1)
             elif not lib.llama_memory_seq_rm(self._memory, operation.slot, operation.length, -1):
                 raise NativeError(f"slot {operation.slot} cannot be cut to {operation.length}")
-
-    def sample(self, chain: Handle, row: int) -> int:
-        """Runs a sampler chain over the logits of `Output.row`."""
-        return int(lib.llama_sampler_sample(chain, self._context, row))
 
     def close(self) -> None:
         """Frees the context and the model."""

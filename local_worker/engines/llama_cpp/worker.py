@@ -43,7 +43,7 @@ from local_worker.types import EngineInfo, EngineStats, FinishReason, StepOutput
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from local_worker.engines.llama_cpp.batch import Output
+    from local_worker.engines.llama_cpp.batch import Logits
     from local_worker.engines.llama_cpp.prefix_cache import Operation
     from local_worker.engines.llama_cpp.states import States
     from local_worker.types import GenerationRequest
@@ -139,7 +139,7 @@ class EngineLoop:
                 self._llama.load(sequence.slot, data, sequence.num_computed_tokens)
         log.info("the KV cells are %s now", layout.value)
 
-    def _compute(self, chunks: tuple[Chunk, ...]) -> list[Output]:
+    def _compute(self, chunks: tuple[Chunk, ...]) -> list[Logits]:
         rows = [row for chunk in chunks for row in _rows(chunk)]
         decoding = sum(not chunk.sequence.is_prefilling for chunk in chunks)
         only_decoding = decoding == len(chunks)
@@ -233,7 +233,7 @@ class EngineLoop:
         self._forget(sequence, keep=False)
         return output
 
-    def _apply(self, chunks: tuple[Chunk, ...], computed: list[Output]) -> list[StepOutput]:
+    def _apply(self, chunks: tuple[Chunk, ...], computed: list[Logits]) -> list[StepOutput]:
         outputs: list[StepOutput] = []
         results = iter(computed)
         for chunk in chunks:
@@ -249,11 +249,11 @@ class EngineLoop:
                 outputs.append(self._sample(sequence, next(results)))
         return outputs
 
-    def _sample(self, sequence: CachedSequence, result: Output) -> StepOutput:
+    def _sample(self, sequence: CachedSequence, logits: Logits) -> StepOutput:
         sampler = self._samplers[sequence.request.request_id]
         now, sound = time.monotonic(), True
         try:
-            token_id, logprob = sampler.sample(result.logits, result.row, sequence.turn.num_tokens)
+            token_id, logprob = sampler.sample(logits, sequence.turn.num_tokens)
         except BadLogitsError as error:
             output, sound = sequence.end(FinishReason.ERROR, now, str(error)), False
         else:
@@ -273,7 +273,7 @@ class EngineLoop:
 
     def _forget(self, sequence: CachedSequence, *, keep: bool = True) -> None:
         self._arrange(self._scheduler.remove(sequence, keep=keep))
-        self._samplers.pop(sequence.request.request_id).close()
+        del self._samplers[sequence.request.request_id]
 
     def _stats(self) -> EngineStats:
         return EngineStats(

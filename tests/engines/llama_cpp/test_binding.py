@@ -35,7 +35,7 @@ def decoded(llama, **how):
     steps = []
     for position in range(6):
         rows = [Row(10 + 7 * slot + position, position, slot, True) for slot in (0, 1)]
-        steps.append([output.logits.copy() for output in llama.decode(rows, **how)])
+        steps.append([logits.copy() for logits in llama.decode(rows, **how)])
     return np.array(steps)
 
 
@@ -68,9 +68,9 @@ def test_what_runs_is_moved_to_another_layout_and_back(llama):
         llama.decode([Row(20 + slot + i, i, slot, i == 9) for i in range(10)])
 
     def next_logits(slot):
-        (output,) = llama.decode([Row(7, 10, slot, True)])
+        (logits,) = llama.decode([Row(7, 10, slot, True)])
         llama.arrange([Cut(slot, 10)])
-        return output.logits.copy()
+        return logits.copy()
 
     plain = [next_logits(slot) for slot in (1, 3)]
     changes = ((Layout.SEPARATE, (1, 3), (2, 0)), (Layout.UNIFIED, (2, 0), (5, 1)))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 np = pytest.importorskip("numpy")
-pytest.importorskip("llama_cpp", reason="the llama extra is not installed")
 
 from local_worker.engines.llama_cpp.sampling import BadLogitsError, Sampler  # noqa: E402
 from local_worker.types import SamplingParams  # noqa: E402
@@ -31,7 +30,7 @@ def greedy(logits, accepted=(), prompt=(), num_output=0, **params):
     for token in accepted:
         sampler.accept(token)
     row = np.array(logits, np.float32)
-    return (*sampler.sample(row, 0, num_output), row)
+    return (*sampler.sample(row, num_output), row)
 
 
 def test_greedy_takes_the_most_probable():
@@ -73,7 +72,17 @@ def test_logprobs_without_alternatives():
     assert (logprob.token, logprob.top) == (b"b", ())
 
 
-@pytest.mark.parametrize("logits", [[math.nan] * 4, [-math.inf] * 4])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_a_temperature_draws_from_what_is_left_of_the_logits(seed):
+    vocabulary = cast("Llama", Vocabulary())
+    params = SamplingParams(temperature=1.0, seed=seed, logit_bias=((0, -100.0),))
+    sampler = Sampler(params, vocabulary, ())
+    row = [1, 1, 1, 1]
+    drawn = [sampler.sample(np.array(row, np.float32), n)[0] for n in range(200)]
+    assert set(drawn) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("logits", [[math.nan] * 4, [-math.inf] * 4, [math.nan, 0, 0, 0]])
 def test_a_model_without_probabilities_is_an_error(logits):
     with pytest.raises(BadLogitsError):
         greedy(logits)
