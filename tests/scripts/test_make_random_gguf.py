@@ -139,8 +139,7 @@ def test_llama_cpp_loads_a_tiny_file_and_gives_finite_logits(tmp_path, shape):
             Row(token_id, index, 0, index == len(token_ids) - 1)
             for index, token_id in enumerate(token_ids)
         ]
-        (output,) = llama.decode(rows)
-        logits = output.logits
+        (logits,) = llama.decode(rows)
         assert logits.shape == (256 + 1 + len(script.SPECIAL),)
         assert np.isfinite(logits).all()
         assert logits.std() > 0.01
