@@ -72,6 +72,14 @@ def server_at(url: str | None, *arguments: str) -> Iterator[str]:
         server.stop()
 
 
+def tell(report: dict[str, Any]) -> int:
+    """Prints a report, for people and on one line for programs. 1 where it has `defects`."""
+    for name, value in report.items():
+        print(f"{name}: {value}")
+    print(json.dumps(report))
+    return int(bool(report["defects"]))
+
+
 @dataclass(slots=True)
 class Answer:
     """A chat response, streamed or not.

@@ -24,7 +24,7 @@ from typing import Any
 
 import httpx
 import psutil
-from common import Answer, Server, ask
+from common import Answer, Server, ask, tell
 
 from local_worker.demo.families import FAMILIES, generate
 
@@ -174,10 +174,7 @@ def main() -> int:
     finally:
         status = server.stop()
     report["defects"] = defects(report) + ([f"exit status {status}"] if status else [])
-    for name, value in report.items():
-        print(f"{name}: {value}")
-    print(json.dumps(report))
-    return int(bool(report["defects"]))
+    return tell(report)
 
 
 if __name__ == "__main__":

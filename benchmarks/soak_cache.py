@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
-import json
 import math
 import random
 import sys
@@ -30,7 +29,7 @@ from dataclasses import dataclass, field
 
 import httpx
 import psutil
-from common import Server
+from common import Server, tell
 
 from local_worker.demo.families import FAMILIES, generate
 
@@ -281,10 +280,7 @@ def main() -> int:
         "resident_mb": [round(size / 1e6) for size in load.resident],
         "defects": defects(load, apart, control_apart),
     }
-    for name, value in report.items():
-        print(f"{name}: {value}")
-    print(json.dumps(report))
-    return int(bool(report["defects"]))
+    return tell(report)
 
 
 if __name__ == "__main__":

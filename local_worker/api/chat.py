@@ -69,8 +69,7 @@ async def chat_completions(request: Request) -> Response:
             if chat.effort.decision is not None:
                 state.metrics.routed(chat.effort.decision)
             if body.stream:
-                on_end = admitted.pop_all().close
-                return chat.job.stream(state, _stream(state, chat), on_end)
+                return chat.job.stream(state, _stream(state, chat), admitted)
             choices = await chat.job.run(state, request)
         except ClientGoneError:
             return Response(status_code=GONE)

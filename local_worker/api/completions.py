@@ -54,8 +54,7 @@ async def completions(request: Request) -> Response:
     with ExitStack() as admitted:
         admitted.enter_context(state.admission.admit(count))  # raises before any header is out
         if body.stream:
-            on_end = admitted.pop_all().close
-            return completion.job.stream(state, _stream(state, completion), on_end)
+            return completion.job.stream(state, _stream(state, completion), admitted)
         try:
             choices = await completion.job.run(state, request)
         except ClientGoneError:

@@ -13,7 +13,8 @@ from local_worker.api.grammar import asked_grammar
 from local_worker.types import GenerationRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Sequence
+    from contextlib import ExitStack
 
     from starlette.requests import Request
 
@@ -130,11 +131,11 @@ class Job:
         self,
         state: ApiState,
         payloads: AsyncGenerator[dict[str, Any], None],
-        on_end: Callable[[], None],
+        admitted: ExitStack,
     ) -> EventStream:
-        """A response that streams; `on_end` is called after its last byte, whatever happens."""
+        """A response that streams; what was `admitted` ends with its last byte."""
         state.metrics.prompted(self.prompt_tokens)
-        return EventStream(payloads, on_end=on_end)
+        return EventStream(payloads, on_end=admitted.pop_all().close)
 
     async def run(self, state: ApiState, request: Request) -> list[Choice]:
         """All sequences to their ends. Raises `ClientGoneError` when the client leaves first."""

@@ -8,9 +8,10 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from local_worker.api.chat import prepare
-from local_worker.api.routing import ASKED_AT, alike
+from local_worker.api.routing import ASKED_AT
 from local_worker.api.schemas import ChatBody, parse
 from local_worker.errors import ConfigError, RequestError
+from local_worker.tokens import common_length
 from local_worker.types import GenerationRequest, SamplingParams
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ async def _prefixes(state: ApiState, wanted: Pin) -> list[tuple[int, ...]]:
     efforts = (None,) if state.model.card.thinking is None else ("none", "high", ASKED_AT)
     for effort in efforts:
         prompts = [await _prompt(state, wanted, question, effort) for question in QUESTIONS]
-        found[prompts[0][: alike(*prompts)]] = None
+        found[prompts[0][: common_length(*prompts)]] = None
     return list(found)
 
 

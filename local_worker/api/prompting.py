@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from local_worker.api import translate
@@ -36,7 +37,7 @@ class Prompter:
         key = repr(variables)
         if key not in self._made:
             template = self._state.model.chat_template()
-            segments = template.render(translate.messages_of(self._body.messages), variables)
+            segments = template.render(self._messages, variables)
             self._made[key] = await self._tokenized(segments)
         return self._made[key]
 
@@ -55,7 +56,7 @@ class Prompter:
     async def question(self, level: str, probe: Probe) -> Prompt:
         """What asks the model for the effort: its next token is a label."""
         variables = self._variables(level, thinking=True)
-        template, messages = self._state.model.chat_template(), self._messages()
+        template, messages = self._state.model.chat_template(), self._messages
         if probe.suffix is not None:
             segments = template.render(messages, variables, generation_prompt=False)
             return await self._tokenized((*segments, PromptSegment(probe.suffix)))
@@ -64,6 +65,7 @@ class Prompter:
         closer = closed_thought(segments, spec.start, spec.close)
         return await self._tokenized((*segments, closer))
 
+    @cached_property
     def _messages(self) -> list[dict[str, Any]]:
         return translate.messages_of(self._body.messages)
 

@@ -76,19 +76,16 @@ class EffortReport:
             "budget_tokens": self.budget,
             "used_tokens": used if several else used[0],
             "closed_by": closed_by if several else closed_by[0],
-            **(self._router() if self.decision else {}),
+            **({"auto": _auto(self.decision)} if self.decision else {}),
         }
 
-    def _router(self) -> Json:
-        assert self.decision is not None
-        decision = self.decision
-        return {
-            "auto": {
-                "by": decision.by,
-                "reason": decision.reason,
-                "router_tokens": decision.router_tokens,
-            }
-        }
+
+def _auto(decision: Decision) -> Json:
+    return {
+        "by": decision.by,
+        "reason": decision.reason,
+        "router_tokens": decision.router_tokens,
+    }
 
 
 def usage(

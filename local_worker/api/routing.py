@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import secrets
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from local_worker.api.choices import collect
 from local_worker.api.events import unless_gone
 from local_worker.reasoning.routing import Decision, Facts, by_rule, conversation_key
+from local_worker.tokens import common_length
 from local_worker.types import GenerationRequest, SamplingParams
 
 if TYPE_CHECKING:
@@ -62,9 +62,8 @@ class Routed:
         """With the tokens that were computed for the question alone, and the label itself."""
         if not self.question:
             return self.decision
-        return replace(
-            self.decision, router_tokens=len(self.question) - alike(prompt, self.question) + 1
-        )
+        alone = len(self.question) - common_length(prompt, self.question)
+        return replace(self.decision, router_tokens=alone + 1)
 
 
 async def decide(state: ApiState, router: Router, asking: Asking) -> Routed:
@@ -82,7 +81,7 @@ async def decide(state: ApiState, router: Router, asking: Asking) -> Routed:
     ruled = by_rule(router.rules, facts)
     if ruled is not None:
         return Routed(ruled)
-    messages = [message.model_dump(include={"role", "content"}) for message in body.messages]
+    messages = (message.model_dump(include={"role", "content"}) for message in body.messages)
     owner = f"{asking.cache_salt}\0{asking.adapter or ''}"
     key = conversation_key(messages, body.prompt_cache_key or None, owner)
     known = state.conversations.find(key)
@@ -109,7 +108,7 @@ async def _ask(state: ApiState, router: Router, asking: Asking, prompt: tuple[in
         cache_salt=asking.cache_salt,
         adapter=asking.adapter,
         # What this computes of the prompt, the request itself takes over.
-        continues_at=alike(prompt, question) or None,
+        continues_at=common_length(prompt, question) or None,
     )
     (choice,) = await unless_gone(collect(state.engine, [request]), asking.receive)
     answer = choice.logprobs[-1] if choice.logprobs else None
@@ -119,9 +118,3 @@ async def _ask(state: ApiState, router: Router, asking: Asking, prompt: tuple[in
         return Routed(Decision(ASKED_AT, "default", "the model named no level"), question, cached)
     reason = f"it gives this level a probability of {math.exp(answer.logprob):.2f}"
     return Routed(Decision(effort, "model", reason), question, cached)
-
-
-def alike(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    """How many tokens two prompts begin with in common."""
-    pairs = zip(one, other, strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

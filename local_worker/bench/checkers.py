@@ -13,9 +13,11 @@ from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jsonschema
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from referencing import Registry
 from referencing.exceptions import Unresolvable
+
+from local_worker.bench.shipped import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,12 +27,6 @@ NUMBER = re.compile(r"((?<!\d)[-+\u2212])?[$\u20ac\u00a3]?((?:\d[\d,]*)?\.?\d+)"
 """A sign, also the typographical one; a currency may stand behind it. 10-13 has none."""
 LONGEST = 20_000
 """Characters of an answer that are looked at."""
-
-
-class Record(BaseModel):
-    """Base of what a suite file holds: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Exact(Record):

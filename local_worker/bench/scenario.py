@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from local_worker.bench.shipped import Record, text_of
 from local_worker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,12 +28,6 @@ LEAST_SLOT = 256
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
-
-
-class Record(BaseModel):
-    """Base of what a scenario file holds: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Goal(Record):
@@ -108,19 +101,7 @@ def load_scenario(name: str) -> Scenario:
     Raises:
         ConfigError: there is none, or it has a key or value that makes no sense.
     """
-    folder = resources.files("local_worker.bench") / "scenarios"
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        place: str = name
-        try:
-            text = Path(name).read_text()
-        except OSError as error:
-            raise ConfigError(f"the scenario {name} cannot be read: {error.strerror}") from None
-    else:
-        file = folder / f"{name}.yaml"
-        if not file.is_file():
-            known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
-            raise ConfigError(f"there is no scenario {name!r}; there are {', '.join(known)}")
-        place, text = f"{name}.yaml", file.read_text()
+    place, text = text_of("scenario", name)
     try:
         return Scenario.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:

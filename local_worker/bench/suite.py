@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from local_worker.bench import finance
-from local_worker.bench.checkers import Checker, Number, Record
+from local_worker.bench.checkers import Checker, Number
+from local_worker.bench.shipped import Record, text_of
 from local_worker.demo import families
 from local_worker.errors import ConfigError
 
@@ -170,17 +169,8 @@ def load_suite(name: str) -> Suite:
     Raises:
         ConfigError: there is none, or something in it makes no sense; with the line.
     """
-    folder = resources.files("local_worker.bench") / "suites"
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        try:
-            return read_suite(Path(name).read_text(), name)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the suite {name} cannot be read: {error}") from None
-    file = folder / f"{name}.yaml"
-    if not file.is_file():
-        known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
-        raise ConfigError(f"there is no suite {name!r}; there are {', '.join(known)}")
-    return read_suite(file.read_text(), f"{name}.yaml")
+    place, text = text_of("suite", name)
+    return read_suite(text, place)
 
 
 def read_suite(text: str, place: str) -> Suite:

@@ -29,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, help="of the prompts (default: another one each time)")
 
 
+def base_url(url: str) -> str:
+    """A server's address without `/v1`, which people may give or leave out."""
+    return url.rstrip("/").removesuffix("/v1")
+
+
 def in_turns(targets: Sequence[T], pair: int) -> Sequence[T]:
     """The order within a pair: who was first comes last in the next one."""
     return targets if pair % 2 == 0 else targets[::-1]

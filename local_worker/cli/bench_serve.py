@@ -14,7 +14,7 @@ from local_worker.bench.load import run as run_load
 from local_worker.bench.load import tokens_per_word
 from local_worker.bench.scenario import load_scenario
 from local_worker.cli import bench_common
-from local_worker.cli.bench_common import in_turns, show
+from local_worker.cli.bench_common import base_url, in_turns, show
 from local_worker.errors import BenchError, ConfigError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _servers(
         targets.append(server.target)
 
     if options.url is not None:
-        targets.append(peers.Target("server", _base(options.url), api_key=options.api_key))
+        targets.append(peers.Target("server", base_url(options.url), api_key=options.api_key))
     else:
         arguments = [
             f"--context={options.context}",
@@ -102,14 +102,10 @@ def _servers(
             for server in _llama_servers(options, scenario):
                 start(server)
         else:
-            targets.append(peers.Target(peer, _base(peer)))
+            targets.append(peers.Target(peer, base_url(peer)))
     for server in started:
         server.wait()
     return started, targets
-
-
-def _base(url: str) -> str:
-    return url.rstrip("/").removesuffix("/v1")
 
 
 def _llama_servers(options: argparse.Namespace, scenario: Scenario) -> Iterator[Started]:

@@ -17,7 +17,7 @@ from local_worker.bench.suite import load_suite
 from local_worker.bench.tasks import Plan, Results
 from local_worker.bench.tasks import run as run_tasks
 from local_worker.bench.verdicts import AUTO, against, cheapest, rows_of, saving
-from local_worker.cli.bench_common import show
+from local_worker.cli.bench_common import base_url, show
 from local_worker.errors import BenchError, ConfigError
 from local_worker.reasoning.effort import LEVELS
 
@@ -91,7 +91,7 @@ def _efforts(text: str) -> tuple[str, ...]:
 
 def _target(options: argparse.Namespace, stack: ExitStack) -> peers.Target:
     if options.url is not None:
-        url = options.url.rstrip("/").removesuffix("/v1")
+        url = base_url(options.url)
     else:
         server = peers.local_worker(options.model or "demo", options.serve_arg)
         stack.callback(server.stop)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from local_worker.rules import EffortRule, When
 
@@ -69,7 +69,7 @@ def _fits(when: When, facts: Facts) -> bool:
 
 
 def conversation_key(
-    messages: Sequence[Mapping[str, Any]], cache_key: str | None, salt: str
+    messages: Iterable[Mapping[str, Any]], cache_key: str | None, salt: str
 ) -> bytes:
     """Tells conversations apart: by the client's own key, or by how they began.
 

@@ -15,7 +15,7 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from local_worker.engines.llama_cpp.radix import common_length
+from local_worker.tokens import common_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

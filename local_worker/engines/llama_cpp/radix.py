@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from local_worker.tokens import common_length
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from collections.abc import Set as AbstractSet
@@ -66,21 +68,6 @@ class _Held:
     node: Node
     length: int
     salt: str
-
-
-def common_length(a: Sequence[object], b: Sequence[object]) -> int:
-    """Tokens that two sequences begin with alike."""
-    count = min(len(a), len(b))
-    if a[:count] == b[:count]:
-        return count
-    low, high = 0, count  # alike up to low, not up to high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 class PrefixTree:

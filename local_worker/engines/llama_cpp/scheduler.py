@@ -24,9 +24,10 @@ from local_worker.engines.llama_cpp.kept import KeptMatch
 from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser
 from local_worker.engines.llama_cpp.pace import Pace
 from local_worker.engines.llama_cpp.prefix_cache import PrefixCache
-from local_worker.engines.llama_cpp.radix import Match, common_length
+from local_worker.engines.llama_cpp.radix import Match
 from local_worker.engines.llama_cpp.shapes import fitting
 from local_worker.engines.process.sequence import Status
+from local_worker.tokens import common_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,8 +9,8 @@ from local_worker.engines.llama_cpp.radix import (
     RECURRENT,
     Match,
     PrefixTree,
-    common_length,
 )
+from local_worker.tokens import common_length
 
 
 def tree_of(*texts, window=None, salt=""):
@@ -34,13 +33,6 @@ def put(tree, slot, text, salt=""):
 
 def match(tree, text, salt=""):
     return tree.match(tuple(map(ord, text)), salt)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "length"), [("", "abc", 0), ("abc", "abc", 3), ("abx", "aby", 2), ("ab", "abc", 2)]
-)
-def test_common_length(a, b, length):
-    assert common_length(a, b) == common_length(b, a) == length
 
 
 def test_an_empty_tree_lends_nothing():
