@@ -69,6 +69,14 @@ class Engine(Protocol):
         """Gauges and counters, without waiting for the engine."""
         ...
 
+    def take_work(self) -> dict[str, float]:
+        """Seconds of computing by request id, since the last call.
+
+        Those of a step are shared out among its sequences by what their tokens cost. All of a
+        sequence's are there when its `finish` is, unless it was aborted.
+        """
+        ...
+
     async def failed(self) -> None:
         """Returns when the engine has ended for good, by itself; the server had better end too."""
         ...

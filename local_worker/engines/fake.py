@@ -32,6 +32,9 @@ BYTES = 256
 VOCAB_SIZE = BYTES + len(CONTROL)
 END = BYTES
 
+STEP_SECONDS = 0.001
+"""What it says that it computes for a token."""
+
 TEMPLATE = """\
 {%- for message in messages %}
 {%- if message.content == 'RAISE' %}{{ raise_exception('told to') }}{% endif %}
@@ -93,6 +96,7 @@ class FakeEngine:
         self.requests: list[GenerationRequest] = []
         self.running = 0
         self.cached_tokens = 0
+        self._work: dict[str, float] = {}
         self._ready = False
         self._info = EngineInfo(
             engine="fake",
@@ -164,6 +168,8 @@ class FakeEngine:
                 if self.script.fail is not None:
                     raise self.script.fail
                 output = self._take(request, turn, script)
+                worked = self._work.get(request.request_id, 0.0)
+                self._work[request.request_id] = worked + STEP_SECONDS
                 if output.finish is not None:
                     finish = replace(output.finish, cached_tokens=self.cached_tokens)
                     output = replace(output, finish=finish)
@@ -200,6 +206,11 @@ class FakeEngine:
     def stats(self) -> EngineStats:
         """How many scripts are being played."""
         return EngineStats(running=self.running)
+
+    def take_work(self) -> dict[str, float]:
+        """`STEP_SECONDS` for each token."""
+        work, self._work = self._work, {}
+        return work
 
     async def failed(self) -> None:
         """Never happens."""

@@ -253,3 +253,13 @@ async def test_requests_that_come_together_share_their_prompt(sampling_engine):
     if sampling_engine.info.engine == "llama.cpp":  # vLLM computes what comes in one step
         assert sorted(count > 0 for count in counts) == [False] + [True] * 5
     assert len({text_of(outputs) for outputs in runs}) == 1
+
+
+async def test_what_was_computed_is_known_by_request_when_it_ends(engine):
+    requests = [await request_for(engine, f"r{i}", max_tokens=8 * (i + 1)) for i in range(3)]
+    engine.take_work()
+    await asyncio.gather(*(outputs_of(engine, request) for request in requests))
+    work = engine.take_work()
+    assert set(work) == {"r0", "r1", "r2"}
+    assert all(seconds > 0 for seconds in work.values())
+    assert engine.take_work() == {}, "it is told once"

@@ -23,6 +23,7 @@ class Laps:
         self._now = now
         self._last = now()
         self._seconds = dict.fromkeys((f.name for f in fields(EngineSeconds)), 0.0)
+        self._asked = 0.0
 
     def end(self, part: str) -> float:
         """What was done since the last lap was this. Returns its seconds."""
@@ -34,6 +35,12 @@ class Laps:
     def skip(self) -> None:
         """Nothing was done since the last lap but waiting."""
         self._last = self._now()
+
+    def taken(self) -> float:
+        """Seconds of all parts since this was last asked."""
+        total = sum(self._seconds.values())
+        taken, self._asked = total - self._asked, total
+        return taken
 
     def seconds(self) -> EngineSeconds:
         """So far."""

@@ -11,7 +11,7 @@ context.
 
 from __future__ import annotations
 
-from local_worker.engines.llama_cpp.average import LEARNING, mixed
+from local_worker.engines.process.average import LEARNING, mixed
 
 OUTLIER = 4.0
 """A step that takes so many times longer than expected was held up from outside."""
@@ -120,6 +120,11 @@ class Pace:
             best = min(self._alone[size] for size in sizes)
             size = next(size for size in sizes if self._alone[size] <= AS_FAST * best)
         return min(size, most)
+
+    def costs(self, decoding: int) -> tuple[float | None, float | None]:
+        """Seconds of a prompt's token, and of an output's in a step of so many sequences."""
+        decode = self.decode_seconds(decoding) if decoding else None
+        return self._latest, None if decode is None else decode / decoding
 
     def decode_seconds(self, decoding: int) -> float | None:
         """What a step of so many sequences and nothing else takes; None before any was seen.

@@ -27,6 +27,7 @@ from local_worker.engines.llama_cpp.prefix_cache import PrefixCache
 from local_worker.engines.llama_cpp.radix import Match
 from local_worker.engines.llama_cpp.shapes import fitting
 from local_worker.engines.process.sequence import Status
+from local_worker.engines.process.work import Part
 from local_worker.tokens import common_length
 
 if TYPE_CHECKING:
@@ -58,6 +59,13 @@ class Chunk:
     start: int
     token_ids: tuple[int, ...]
     samples: bool
+
+    def part(self) -> Part:
+        """What of a step it is; to be asked before it counts as computed."""
+        count = len(self.token_ids)
+        prefills = self.sequence.is_prefilling
+        request_id = self.sequence.request.request_id
+        return Part(request_id, count, 0) if prefills else Part(request_id, 0, count)
 
 
 @dataclass(frozen=True, slots=True)

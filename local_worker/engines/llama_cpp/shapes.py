@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from local_worker.engines.llama_cpp.average import mixed
+from local_worker.engines.process.average import mixed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,8 +1,9 @@
-"""The llama.cpp process. One thread owns model, context and scheduler; another reads commands.
+"""The llama.cpp process: loads the model, runs the loop, reads commands.
 
-Started by `process.ProcessEngine` with one end of a socket pair. The reader answers tokenizer calls
-itself (the vocabulary is read-only), hands the rest to the loop's queue, and ends the process when
-the server is gone: an orphan would keep the model's memory.
+Started by `process.ProcessEngine` with one end of a socket pair. One thread owns model, context and
+scheduler (`loop`); another answers tokenizer calls itself (the vocabulary is read-only), hands the
+rest to the loop's queue, and ends the process when the server is gone: an orphan would keep the
+model's memory.
 """
 
 from __future__ import annotations
@@ -11,43 +12,27 @@ import logging
 import os
 import queue
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from local_worker.engines.llama_cpp.batch import Row
-from local_worker.engines.llama_cpp.binding import (
-    Llama,
-    NativeError,
-    NoKvRoomError,
-    library_version,
-)
+from local_worker.engines.llama_cpp.binding import Llama, NativeError, library_version
 from local_worker.engines.llama_cpp.config import LlamaConfig
-from local_worker.engines.llama_cpp.kept import LONG, Drop, Keep, KeptPrefixes, Load
-from local_worker.engines.llama_cpp.laps import Laps
+from local_worker.engines.llama_cpp.kept import LONG, KeptPrefixes
 from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser
+from local_worker.engines.llama_cpp.loop import EngineLoop
 from local_worker.engines.llama_cpp.prefix_cache import Room
-from local_worker.engines.llama_cpp.sampling import BadLogitsError, Sampler
-from local_worker.engines.llama_cpp.scheduler import Chunk, Scheduler
-from local_worker.engines.llama_cpp.sequence import CachedSequence, borders
+from local_worker.engines.llama_cpp.scheduler import Scheduler
 from local_worker.engines.llama_cpp.shapes import StepShapes
-from local_worker.engines.llama_cpp.states import FileStates, MemoryStates, identity_of, recast
+from local_worker.engines.llama_cpp.states import FileStates, MemoryStates, identity_of
 from local_worker.engines.process import messages
-from local_worker.engines.process.channel import Channel, open_channel
+from local_worker.engines.process.channel import open_channel
 from local_worker.engines.process.commands import CommandReader
-from local_worker.engines.process.sequence import Status
-from local_worker.types import EngineInfo, EngineStats, FinishReason, StepOutput
+from local_worker.types import EngineInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from local_worker.engines.llama_cpp.batch import Logits
-    from local_worker.engines.llama_cpp.prefix_cache import Operation
     from local_worker.engines.llama_cpp.states import States
-    from local_worker.types import GenerationRequest
-
 
 log = logging.getLogger("local_worker")
 
@@ -57,249 +42,6 @@ CACHED_SHARE = 0.25
 LIMITS = (
     ("structured_outputs", "answers of a given form come with the vLLM engine (--engine vllm)"),
 )
-
-
-class EngineLoop:
-    """The step loop: drain commands, plan, run, apply, report."""
-
-    def __init__(
-        self,
-        llama: Llama,
-        scheduler: Scheduler,
-        shapes: StepShapes,
-        states: States,
-        commands: queue.SimpleQueue[messages.Command],
-        channel: Channel,
-    ) -> None:
-        self._llama = llama
-        self._channel = channel
-        self._scheduler = scheduler
-        self._commands = commands
-        self._samplers: dict[str, Sampler] = {}
-        self._ended: list[StepOutput] = []
-        self._stopped = False
-        self._steps = self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
-        self._padding_rows, self._threads = 0, shapes.threads
-        self._shapes = shapes
-        self._states = states
-        self._laps = Laps()
-
-    def run(self) -> None:
-        """Until `Shutdown`; what is worth keeping is kept before that."""
-        while not self._stopped:
-            self._drain()
-            outputs = self.step() if self._scheduler.has_work else []
-            ended, self._ended = self._ended, []
-            self._channel.send(messages.Stepped((*ended, *outputs), self._stats()))
-            self._laps.end("send")
-            self._states.settle()
-        if self._states.lasting:
-            self._arrange(self._scheduler.clear_cache())
-        self._states.close()
-
-    def step(self) -> list[StepOutput]:
-        """One decode step for everything that can move."""
-        plan = self._scheduler.plan(time.monotonic())
-        chunks = plan.chunks
-        begun = tuple(
-            chunk.sequence.request.request_id
-            for chunk in chunks
-            if chunk.start == chunk.sequence.num_cached_tokens
-        )
-        if begun:
-            # Before computing anything: should this step be the process' last, the server knows
-            # who was in it.
-            self._channel.send(messages.Begun(begun))
-        self._arrange(plan.operations)
-        if plan.layout is not None:
-            self._lay_out(plan.layout)
-        if not chunks:
-            return []
-        try:
-            computed = self._compute(chunks)
-        except NoKvRoomError as error:
-            if cached := self._scheduler.clear_cache():
-                self._arrange(cached)
-                return []  # nothing was computed: the next step tries again
-            return [self._shed(str(error))]
-        outputs = self._apply(chunks, computed)
-        self._laps.end("sample")
-        return outputs
-
-    def _lay_out(self, layout: Layout) -> None:
-        """Makes the KV buffer anew, with what runs in it."""
-        running = [s for s in self._scheduler.running if s.num_computed_tokens]
-        held = {s.slot: self._llama.save(s.slot) for s in running if s.slot is not None}
-        streams = self._llama.streams
-        self._llama.lay_out(layout)
-        for slot, sequence in self._scheduler.laid_out(layout):
-            if slot in held and sequence.slot is not None:
-                stream = slot if streams > 1 else 0
-                data = recast(held.pop(slot), stream, streams, self._llama.streams)
-                self._llama.load(sequence.slot, data, sequence.num_computed_tokens)
-        log.info("the KV cells are %s now", layout.value)
-
-    def _compute(self, chunks: tuple[Chunk, ...]) -> list[Logits]:
-        rows = [row for chunk in chunks for row in _rows(chunk)]
-        decoding = sum(not chunk.sequence.is_prefilling for chunk in chunks)
-        only_decoding = decoding == len(chunks)
-        choice = self._shapes.choose(len(rows), only_decoding=only_decoding)
-        self._laps.end("schedule")
-        computed = self._llama.decode(rows, choice.threads, choice.padding)
-        seconds = self._laps.end("compute")
-        choice.observe(seconds)
-        if only_decoding:
-            self._padding_rows += choice.padding
-            self._threads = choice.threads
-        self._steps += 1
-        self._scheduler.pace.observe(decoding, len(rows) - decoding, seconds)
-        return computed
-
-    def _arrange(self, operations: Iterable[Operation]) -> None:
-        for operation in operations:
-            if isinstance(operation, Keep):
-                data = self._llama.save(operation.slot)
-                self._states.put(operation.key, operation.prefix, data)
-                self._arrange(self._scheduler.stored(operation.key, len(data)))
-            elif isinstance(operation, Load):
-                data = self._states.get(operation.key)
-                try:
-                    self._llama.load(operation.slot, data, operation.length)
-                except NativeError:
-                    self._states.drop(operation.key)  # not once more in the next life
-                    raise
-            elif isinstance(operation, Drop):
-                self._states.drop(operation.key)
-            else:
-                self._llama.arrange((operation,))
-
-    def _drain(self) -> None:
-        """Takes all commands; waits for one only when there is nothing to compute."""
-        block = not self._scheduler.has_work
-        while not self._stopped:
-            try:
-                command = self._commands.get(block=block)
-            except queue.Empty:
-                return
-            if block:
-                self._laps.skip()
-            block = False
-            if isinstance(command, messages.Submit):
-                for request in command.requests:
-                    self._submit(request)
-            elif isinstance(command, messages.Abort):
-                self._abort(command.request_id)
-            else:
-                self._stopped = True
-
-    def _submit(self, request: GenerationRequest) -> None:
-        sequence = CachedSequence(
-            request,
-            time.monotonic(),
-            # A model that keeps every token can lend any part of a prompt at any time.
-            () if self._llama.window is None else self._checkpoints(request),
-        )
-        if sequence.reserved_cells > self._llama.kv_capacity:
-            message = (
-                f"prompt and output need {sequence.reserved_cells} KV cells and this engine has "
-                f"{self._llama.kv_capacity}"
-            )
-            output = sequence.end(FinishReason.ERROR, time.monotonic(), message)
-            self._ended.append(output)
-            return
-        if sequence.turn.is_full:  # the closer of a thought that the template opened took it all
-            self._ended.append(sequence.end(FinishReason.LENGTH, time.monotonic()))
-            return
-        self._samplers[request.request_id] = Sampler(
-            request.sampling, self._llama, request.prompt_token_ids
-        )
-        self._scheduler.add(sequence)
-
-    def _checkpoints(self, request: GenerationRequest) -> tuple[int, ...]:
-        found = borders(request.prompt_token_ids, self._llama.control_ids)
-        return found if request.continues_at is None else (*found, request.continues_at)
-
-    def _abort(self, request_id: str) -> None:
-        sequence = self._scheduler.find(request_id)
-        if sequence is not None:
-            output = sequence.end(FinishReason.ABORT, time.monotonic())
-            self._forget(sequence)
-            self._ended.append(output)
-
-    def _shed(self, reason: str) -> StepOutput:
-        """Cells are reserved and nothing is cached: this is a defect. The youngest one yields."""
-        sequence = self._scheduler.running[-1]
-        output = sequence.end(FinishReason.ERROR, time.monotonic(), reason)
-        self._forget(sequence, keep=False)
-        return output
-
-    def _apply(self, chunks: tuple[Chunk, ...], computed: list[Logits]) -> list[StepOutput]:
-        outputs: list[StepOutput] = []
-        results = iter(computed)
-        for chunk in chunks:
-            sequence = chunk.sequence
-            if sequence.is_prefilling:
-                self._prompt_tokens += len(chunk.token_ids)
-            if chunk.start == sequence.num_cached_tokens:
-                self._cached_tokens += sequence.num_cached_tokens
-            self._scheduler.computed(chunk)
-            if sequence.request.pinned and not sequence.is_prefilling:
-                self._arrange(self._scheduler.pin(sequence))
-            if chunk.samples:
-                outputs.append(self._sample(sequence, next(results)))
-        return outputs
-
-    def _sample(self, sequence: CachedSequence, logits: Logits) -> StepOutput:
-        sampler = self._samplers[sequence.request.request_id]
-        now, sound = time.monotonic(), True
-        try:
-            token_id, logprob = sampler.sample(logits, sequence.turn.num_tokens)
-        except BadLogitsError as error:
-            output, sound = sequence.end(FinishReason.ERROR, now, str(error)), False
-        else:
-            taken, output = sequence.take(
-                token_id,
-                self._llama.piece(token_id),
-                ends=token_id in self._llama.end_ids,
-                logprob=logprob,
-                now=now,
-            )
-            for token in taken:
-                sampler.accept(token)
-            self._output_tokens += len(taken)
-        if sequence.status is Status.FINISHED:
-            self._forget(sequence, keep=sound)
-        return output
-
-    def _forget(self, sequence: CachedSequence, *, keep: bool = True) -> None:
-        self._arrange(self._scheduler.remove(sequence, keep=keep))
-        del self._samplers[sequence.request.request_id]
-
-    def _stats(self) -> EngineStats:
-        return EngineStats(
-            waiting=len(self._scheduler.waiting),
-            running=len(self._scheduler.running),
-            kv_used=self._scheduler.used_cells,
-            kv_capacity=self._llama.kv_capacity,
-            steps=self._steps,
-            prompt_tokens=self._prompt_tokens,
-            cached_tokens=self._cached_tokens,
-            output_tokens=self._output_tokens,
-            padding_rows=self._padding_rows,
-            kv_separate=self._scheduler.layout is Layout.SEPARATE,
-            threads=self._threads,
-            seconds=self._laps.seconds(),
-        )
-
-
-def _rows(chunk: Chunk) -> list[Row]:
-    slot = chunk.sequence.slot
-    assert slot is not None, "a planned sequence has a slot"
-    last = len(chunk.token_ids) - 1
-    return [
-        Row(token_id, chunk.start + i, slot, chunk.samples and i == last)
-        for i, token_id in enumerate(chunk.token_ids)
-    ]
 
 
 def describe(llama: Llama, config: LlamaConfig) -> EngineInfo:

@@ -83,6 +83,7 @@ class ProcessEngine:
         self._calls: dict[int, asyncio.Future[messages.Answer]] = {}
         self._call_ids = itertools.count()
         self._stats = EngineStats()
+        self._work: dict[str, float] = {}
         self._restarts = 0
         self._last_event = time.monotonic()
         self._failed = asyncio.Event()
@@ -167,6 +168,11 @@ class ProcessEngine:
     def stats(self) -> EngineStats:
         """Gauges as of the last step."""
         return replace(self._stats, restarts=self._restarts)
+
+    def take_work(self) -> dict[str, float]:
+        """Seconds of computing by request id, since the last call."""
+        work, self._work = self._work, {}
+        return work
 
     async def failed(self) -> None:
         """Returns when the engine has ended and will not come back."""
@@ -295,6 +301,8 @@ class ProcessEngine:
             # Only a step is a sign of life: the tokenizer works while the loop hangs.
             self._last_event = time.monotonic()
             self._stats = event.stats
+            for request_id, seconds in event.work:
+                self._work[request_id] = self._work.get(request_id, 0.0) + seconds
             for output in event.outputs:
                 self._deliver(output)
         elif isinstance(event, messages.Begun):

@@ -83,10 +83,16 @@ class Begun(msgspec.Struct, tag=True, frozen=True):
 
 
 class Stepped(msgspec.Struct, tag=True, frozen=True):
-    """One decode step's outputs."""
+    """One decode step's outputs.
+
+    Attributes:
+        work: seconds of computing by request since the last ones were reported; with a sequence's
+            end, everything that was computed for it.
+    """
 
     outputs: tuple[StepOutput, ...]
     stats: EngineStats
+    work: tuple[tuple[str, float], ...] = ()
 
 
 class Tokens(msgspec.Struct, tag=True, frozen=True):

@@ -24,6 +24,7 @@ from local_worker.engines.process import messages
 from local_worker.engines.process.channel import Channel, open_channel
 from local_worker.engines.process.commands import CommandReader
 from local_worker.engines.process.sequence import Sequence, Status
+from local_worker.engines.process.work import Part, TokenCosts, Work
 from local_worker.engines.vllm.chunks import DeadError
 from local_worker.engines.vllm.config import VllmConfig
 from local_worker.engines.vllm.failures import explain
@@ -72,6 +73,7 @@ class Sequences:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._outputs: list[StepOutput] = []
         self._running = self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
+        self._account = _Account()
 
     def submit(self, request: GenerationRequest) -> None:
         """Starts a task for it."""
@@ -98,6 +100,7 @@ class Sequences:
                 sequence.start(time.monotonic())
                 self._prompt_tokens += len(sequence.request.prompt_token_ids)
                 self._running += 1
+                self._account.begin()
                 try:
                     await self._generate(sequence)
                 finally:
@@ -147,9 +150,15 @@ class Sequences:
     ) -> str | None:
         """Takes tokens until the phase is over. Returns vLLM's reason if it was vLLM's doing."""
         async for chunk in stream:
+            prompt_tokens = 0
             if first:
                 self._cached_tokens += chunk.cached_tokens - sequence.num_cached_tokens
                 sequence.num_cached_tokens = chunk.cached_tokens
+                if not sequence.turn.num_tokens:
+                    prompt_tokens = len(sequence.request.prompt_token_ids) - chunk.cached_tokens
+            self._account.computed(
+                Part(sequence.request.request_id, prompt_tokens, len(chunk.token_ids))
+            )
             logprobs = chunk.logprobs or itertools.repeat(None)
             for token_id, logprob in zip(chunk.token_ids, logprobs, strict=False):
                 if not self._take(sequence, token_id, logprob):
@@ -193,7 +202,9 @@ class Sequences:
 
     def _flush(self) -> None:
         outputs, self._outputs = self._outputs, []
-        self._channel.send(messages.Stepped(tuple(outputs), self._stats()))
+        urgent = not self._running or any(output.finish for output in outputs)
+        work = self._account.report(urgent=urgent, idle=not self._running)
+        self._channel.send(messages.Stepped(tuple(outputs), self._stats(), work))
 
     def _stats(self) -> EngineStats:
         return EngineStats(
@@ -206,6 +217,38 @@ class Sequences:
             cached_tokens=self._cached_tokens,
             output_tokens=self._output_tokens,
         )
+
+
+class _Account:
+    """Whom vLLM has computed for: what came out since the last report took as long as that."""
+
+    def __init__(self) -> None:
+        self._work = Work()
+        self._costs = TokenCosts()
+        self._parts: list[Part] = []
+        self._since: float | None = None
+
+    def begin(self) -> None:
+        """A sequence begins to run."""
+        if self._since is None:
+            self._since = time.monotonic()
+
+    def computed(self, part: Part) -> None:
+        """Tokens of a sequence are there."""
+        self._parts.append(part)
+
+    def report(self, *, urgent: bool, idle: bool) -> tuple[tuple[str, float], ...]:
+        """See `Work.report`; `idle` says that nothing runs any more."""
+        now = time.monotonic()
+        if self._parts and self._since is not None:
+            parts, self._parts = self._parts, []
+            seconds, self._since = now - self._since, now
+            prompt = sum(part.prompt_tokens for part in parts)
+            self._costs.observe(prompt, sum(part.output_tokens for part in parts), seconds)
+            self._work.add(parts, seconds, self._costs.prompt, self._costs.output)
+        if idle:
+            self._since = None
+        return self._work.report(now, urgent=urgent)
 
 
 class Worker:

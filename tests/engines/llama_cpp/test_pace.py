@@ -139,3 +139,9 @@ def test_a_step_of_more_sequences_is_another_step():
 def test_fewer_sequences_than_were_seen_are_as_slow():
     assert learnt().decode_seconds(2) == 0.1
     assert Pace().decode_seconds(2) is None
+
+
+def test_what_tokens_cost_is_told_where_it_is_known():
+    assert Pace().costs(8) == (None, None)
+    assert learnt().costs(8) == pytest.approx((0.002, 0.1 / 8))
+    assert learnt().costs(0) == (0.002, None)

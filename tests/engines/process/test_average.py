@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from local_worker.engines.llama_cpp.average import LEARNING, mixed
+from local_worker.engines.process.average import LEARNING, mixed
 
 
 def test_the_first_value_is_the_average_and_the_others_move_it():
