@@ -6,12 +6,11 @@ them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from local_worker.errors import ConfigError
+from local_worker import documents
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,18 +68,4 @@ def read_rules(path: Path) -> tuple[EffortRule, ...]:
     Raises:
         ConfigError: it cannot be read, or is no list of rules.
     """
-    try:
-        found: Any = yaml.safe_load(path.read_text())
-        return _RULES.validate_python(found)
-    except OSError as error:
-        raise ConfigError(f"--effort-rules {path}: {error.strerror}") from None
-    except ValidationError as error:
-        detail = error.errors(include_url=False, include_context=False)[0]
-        place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in detail["loc"])
-        raise ConfigError(f"--effort-rules {path}: rules{place}: {detail['msg']}") from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:
-        raise ConfigError(f"--effort-rules {path} is not YAML: {error}") from None
+    return documents.read(_RULES, path, f"--effort-rules {path}")

@@ -33,16 +33,16 @@ def test_a_file_of_rules(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("- {name: a, when: {modle: b}, effort: low}", r"rules\[0\].when.modle: Extra"),
-        ("- {name: a, when: {model: b}, effort: auto}", r"rules\[0\].effort: Input should be"),
-        ("- {name: a, when: {model: b}}", r"rules\[0\].effort: Field required"),
+        ("- {name: a, when: {modle: b}, effort: low}", r"0.when.modle: Extra"),
+        ("- {name: a, when: {model: b}, effort: auto}", r"0.effort: Input should be"),
+        ("- {name: a, when: {model: b}}", r"0.effort: Field required"),
         ("- {name: a, when: {}, effort: low}", "says nothing"),
-        ("- {when: {model: b}, effort: low}", r"rules\[0\].name"),
+        ("- {when: {model: b}, effort: low}", r"0.name"),
         ("- {name: a, when: {prompt_tokens_above: -1}, effort: low}", "prompt_tokens_above"),
-        ("name: a", "rules: Input should be a valid tuple"),
-        ("- {name: [", "is not YAML"),
-        ("- 2026-13-01", "is not YAML"),
-        ("", "rules: Input should be"),
+        ("name: a", "line 1: Input should be a valid tuple"),
+        ("- {name: [", "is not valid YAML"),
+        ("- 2026-13-01", "is not valid YAML"),
+        ("", "line 1: Input should be"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_place(tmp_path, text, words):

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from local_worker.bench.shipped import Record
+from local_worker.documents import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Annotated
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter
 
-from local_worker.bench.shipped import Record, text_of
-from local_worker.errors import ConfigError
+from local_worker.bench.shipped import text_of
+from local_worker.documents import Record, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,14 +101,7 @@ def load_scenario(name: str) -> Scenario:
         ConfigError: there is none, or it has a key or value that makes no sense.
     """
     place, text = text_of("scenario", name)
-    try:
-        return Scenario.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{place} is not valid YAML: {error}") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{place}: {where}: {first['msg'].lower()}") from None
+    return parse(TypeAdapter(Scenario), text, place)
 
 
 SAMPLE_WORDS = 16

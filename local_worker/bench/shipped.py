@@ -5,15 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from local_worker.errors import ConfigError
-
-
-class Record(BaseModel):
-    """Base of what such a file holds: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def text_of(kind: str, name: str) -> tuple[str, str]:

@@ -11,13 +11,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, TypeAdapter, field_validator, model_validator
 
 from local_worker.bench import finance
 from local_worker.bench.checkers import Checker, Number
-from local_worker.bench.shipped import Record, text_of
+from local_worker.bench.shipped import text_of
 from local_worker.demo import families
+from local_worker.documents import Record, parse
 from local_worker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -175,42 +175,13 @@ def load_suite(name: str) -> Suite:
 
 def read_suite(text: str, place: str) -> Suite:
     """A suite from YAML; `place` is for complaints."""
-    try:
-        found = SuiteFile.model_validate(yaml.safe_load(text))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        line = line_of(text, first["loc"])
-        where = ".".join(str(part) for part in first["loc"])
-        words = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{place}, line {line}: {where or 'the suite'}: {words}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none
-        raise ConfigError(f"{place} is not valid YAML: {error}") from None
+    found = parse(TypeAdapter(SuiteFile), text, place)
     tasks = (*map(_task, found.tasks), *(t for g in found.generate for t in _generated(g)))
     ids = [task.id for task in tasks]
     if len(set(ids)) < len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
         raise ConfigError(f"{place}: two tasks have the id {twice!r}; give `generate` another seed")
     return Suite(found.name, found.about, found.bar, found.max_tokens, tasks, _digest(found, tasks))
-
-
-def line_of(text: str, path: Sequence[int | str]) -> int:
-    """The line, from 1, where a place of a YAML text begins, or what holds it if it is missing."""
-    node = yaml.compose(text)
-    line = 1
-    for part in path:
-        if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            node = node.value[part]
-        elif isinstance(node, yaml.MappingNode):
-            pairs = [(k, v) for k, v in node.value if k.value == part]
-            if not pairs:  # it is missing, or it is the name of a kind of checker
-                continue
-            key, node = pairs[0]
-            line = key.start_mark.line + 1
-            continue
-        else:
-            break
-        line = node.start_mark.line + 1
-    return line
 
 
 def _task(spec: TaskSpec) -> Task:

@@ -65,10 +65,10 @@ GOOD = "{name: x, about: y, clients: 1, requests: 1, own_tokens: 1, max_tokens: 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (GOOD + ", cleints: 3}", "cleints: extra inputs"),
-        (GOOD.replace("clients: 1", "clients: 0") + "}", "clients: input should be greater"),
-        (GOOD + ", rate: -1}", "rate: input should be greater"),
-        (GOOD + ", goal: {ttft: 1.0}}", r"goal\.itl: field required"),
+        (GOOD + ", cleints: 3}", "cleints: Extra inputs"),
+        (GOOD.replace("clients: 1", "clients: 0") + "}", "clients: Input should be greater"),
+        (GOOD + ", rate: -1}", "rate: Input should be greater"),
+        (GOOD + ", goal: {ttft: 1.0}}", r"goal\.itl: Field required"),
         ("[", "not valid YAML"),
         ("just text", "valid dictionary"),
     ],
