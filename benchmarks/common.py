@@ -30,7 +30,16 @@ class Server:
     def __init__(self, *arguments: str) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "local_worker", "serve", "--port", "0", *arguments],
+            [
+                sys.executable,
+                "-m",
+                "local_worker",
+                "serve",
+                "--port",
+                "0",
+                "--no-ledger",
+                *arguments,
+            ],
             stderr=self._log,
         )
         self.url = self._wait()

@@ -87,7 +87,16 @@ class _Server:
     def __init__(self, setup: Setup) -> None:
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "local_worker", "serve", "--offline", "--port", "0"),
+                *(
+                    sys.executable,
+                    "-m",
+                    "local_worker",
+                    "serve",
+                    "--offline",
+                    "--port",
+                    "0",
+                    "--no-ledger",
+                ),
                 *("--model", str(setup.model), "--threads", str(setup.threads)),
                 *("--load-mode", setup.load_mode),
             ],

@@ -49,6 +49,7 @@ class ServerConfig:
         budget_message: text put before the closer when a thought is cut.
         allow_unenforced_effort: serve effort although the self-test failed.
         pins: prompts to compute at start and keep.
+        include_cost: every response says what it cost, unless its request says not to.
     """
 
     host: str = "127.0.0.1"
@@ -66,6 +67,7 @@ class ServerConfig:
     budget_message: str = ""
     allow_unenforced_effort: bool = False
     pins: tuple[Pin, ...] = ()
+    include_cost: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= MAX_PORT:

@@ -21,7 +21,20 @@ if TYPE_CHECKING:
     )
 
 
-class Engine(Protocol):
+class Generates(Protocol):
+    """The part of an engine that requests need, or somebody in between."""
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        """Outputs of one sequence; the last one, and no other, has `finish` set.
+
+        Closing the iterator aborts the sequence: its memory is free within one step. A sequence
+        whose engine died is run again as long as nothing of it was yielded; after that the
+        iterator raises `EngineDiedError`.
+        """
+        ...
+
+
+class Engine(Generates, Protocol):
     """One loaded model.
 
     Every call raises `EngineNotReadyError` while the model is not loaded (before `start`, or while
@@ -54,15 +67,6 @@ class Engine(Protocol):
 
     async def check(self, grammar: Grammar) -> None:
         """Raises `InvalidParameterError`, with its field, for a grammar that cannot be followed."""
-        ...
-
-    def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
-        """Outputs of one sequence; the last one, and no other, has `finish` set.
-
-        Closing the iterator aborts the sequence: its memory is free within one step. A sequence
-        whose engine died is run again as long as nothing of it was yielded; after that the
-        iterator raises `EngineDiedError`.
-        """
         ...
 
     def stats(self) -> EngineStats:

@@ -21,3 +21,14 @@ def common_length(a: Sequence[object], b: Sequence[object]) -> int:
         else:
             high = middle
     return low
+
+
+def cached_tokens(cached: Sequence[int], prompts: int) -> int:
+    """Tokens of several prompts that none of their sequences computed.
+
+    Args:
+        cached: of each sequence; as many for each prompt, prompt by prompt.
+        prompts: how many.
+    """
+    each = len(cached) // prompts
+    return sum(min(cached[i : i + each]) for i in range(0, len(cached), each))

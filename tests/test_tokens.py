@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from local_worker.tokens import common_length
+from local_worker.tokens import cached_tokens, common_length
 
 
 @pytest.mark.parametrize(
@@ -10,3 +10,9 @@ from local_worker.tokens import common_length
 )
 def test_common_length(a, b, length):
     assert common_length(a, b) == common_length(b, a) == length
+
+
+def test_a_token_counts_as_cached_where_nobody_computed_it():
+    assert cached_tokens([5, 9], 1) == 5
+    assert cached_tokens([5, 9, 0, 3], 2) == 5
+    assert cached_tokens([5, 9, 0, 3], 4) == 17

@@ -15,14 +15,15 @@ from local_worker.api.state import ApiState
 
 if TYPE_CHECKING:
     from local_worker.config import ServerConfig
-    from local_worker.engine import Engine
+    from local_worker.economics.books import Books
 
 
-def create_app(engine: Engine, config: ServerConfig) -> FastAPI:
-    """An app for this engine; `app.state.api` is its `ApiState`.
+def create_app(books: Books, config: ServerConfig) -> FastAPI:
+    """An app for the books' engine; `app.state.api` is its `ApiState`.
 
     There is no interactive documentation: its pages load scripts from elsewhere.
     """
+    engine = books.engine
     app = FastAPI(
         title="local-worker",
         version=__version__,
@@ -30,7 +31,8 @@ def create_app(engine: Engine, config: ServerConfig) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.api = ApiState(engine, config, Admission(config.max_queue), Metrics(engine))
+    metrics = Metrics(books)
+    app.state.api = ApiState(engine, config, Admission(config.max_queue), metrics, books)
     for module in (chat, completions, misc):
         app.include_router(module.router)
     errors.install(app)

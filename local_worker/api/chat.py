@@ -12,7 +12,16 @@ from fastapi.responses import JSONResponse, Response
 from local_worker.api import translate
 from local_worker.api.choices import Choice, stream
 from local_worker.api.events import ClientGoneError
-from local_worker.api.jobs import GONE, Job, Limits, checked_grammar, sequences
+from local_worker.api.jobs import (
+    GONE,
+    Job,
+    Limits,
+    admitted,
+    checked_grammar,
+    make_job,
+    sequences,
+    wants_usage,
+)
 from local_worker.api.prompting import Prompter
 from local_worker.api.render import (
     EffortReport,
@@ -21,11 +30,11 @@ from local_worker.api.render import (
     chat_deltas,
     chat_logprobs,
     chat_response,
-    usage,
 )
-from local_worker.api.routing import Asking, decide
+from local_worker.api.routing import Asking, Caller, decide
 from local_worker.api.schemas import ChatBody, parse
 from local_worker.api.state import ApiState, state_of
+from local_worker.economics.books import Order
 from local_worker.errors import InvalidParameterError
 from local_worker.prompts import opens_thought
 from local_worker.reasoning.effort import Room, allot, choose, settle
@@ -34,8 +43,6 @@ from local_worker.types import ThinkingParams
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-
-    from starlette.types import Receive
 
     from local_worker.api.prompting import Prompt
     from local_worker.reasoning.effort import Allotment, EffortChoice
@@ -61,22 +68,23 @@ async def chat_completions(request: Request) -> Response:
     body = parse(ChatBody, await request.body())
     _check_size(state, body)
     salt = state.cache_salt(request, body.cache_salt)
-    with ExitStack() as admitted:
+    with ExitStack() as stack:
         # From here on it is in flight, also while the model is asked for the effort.
-        admitted.enter_context(state.admission.admit(body.n))
+        account = stack.enter_context(admitted(state, request, body.n))
         try:
-            chat = await prepare(state, body, salt, request.receive)
+            chat = await prepare(state, body, Caller(salt, request.receive, account))
             if chat.effort.decision is not None:
                 state.metrics.routed(chat.effort.decision)
             if body.stream:
-                return chat.job.stream(state, _stream(state, chat), admitted)
+                return chat.job.stream(state, _stream(state, chat), stack)
             choices = await chat.job.run(state, request)
         except ClientGoneError:
             return Response(status_code=GONE)
-    return JSONResponse(chat_response(chat.head, choices, chat.job.prompt_tokens, chat.effort))
+        found = chat_response(chat.head, choices, chat.job.usage(choices), chat.effort)
+    return JSONResponse(found)
 
 
-async def prepare(state: ApiState, body: ChatBody, cache_salt: str, receive: Receive) -> Chat:
+async def prepare(state: ApiState, body: ChatBody, caller: Caller) -> Chat:
     """Validates, decides the effort, renders the prompt.
 
     Raises:
@@ -92,7 +100,7 @@ async def prepare(state: ApiState, body: ChatBody, cache_salt: str, receive: Rec
     prompter, routed = Prompter(state, body), None
     if chosen.effort == AUTO:
         assert model.router is not None, "the policy knows that the model can be asked"
-        asking = Asking(body, prompter, cache_salt, adapter, receive)
+        asking = Asking(body, prompter, adapter, caller)
         routed = await decide(state, model.router, asking)
         chosen = settle(chosen, routed.decision.effort, model.policy)
     fitted = await _fit(state, body, chosen, prompter, closes=routed is not None)
@@ -102,14 +110,23 @@ async def prepare(state: ApiState, body: ChatBody, cache_salt: str, receive: Rec
         thinking=_thinking_params(state, fitted.prompt.segments, fitted.allotment.budget),
         grammar=grammar,
         adapter=adapter,
-        cache_salt=cache_salt,
+        cache_salt=caller.cache_salt,
     )
-    prompt = fitted.prompt.token_ids
-    job = Job(sequences(model, body, prompt, limits), len(prompt), chosen.effort)
+    prompt, head = fitted.prompt.token_ids, state.head("chatcmpl", adapter)
     decision = routed.counted(prompt) if routed else None
-    most_cached = routed.cached_tokens if routed and routed.question else None
-    report = EffortReport(chosen, fitted.allotment.budget, decision, most_cached)
-    return Chat(state.head("chatcmpl", adapter), body, job, report)
+    order = Order(
+        head.response_id,
+        head.model,
+        sequences(model, body, prompt, limits),
+        prompts=1,
+        prompt_tokens=len(prompt),
+        effort=chosen.effort,
+        budget=fitted.allotment.budget,
+        router_tokens=decision.router_tokens if decision else 0,
+        most_cached=routed.cached_tokens if routed and routed.question else None,
+    )
+    report = EffortReport(chosen, fitted.allotment.budget, decision)
+    return Chat(head, body, make_job(state, body, caller.account, order), report)
 
 
 class _Fitted(NamedTuple):
@@ -162,22 +179,18 @@ def _thinking_params(
 
 
 async def _stream(state: ApiState, chat: Chat) -> AsyncGenerator[dict[str, Any], None]:
-    choices = [Choice() for _ in chat.job.requests]
+    job = chat.job
+    choices = [Choice() for _ in job.order.requests]
     for index in range(len(choices)):
         yield chat_chunk(chat.head, index, {"role": "assistant", "content": ""})
-    async with aclosing(stream(state.engine, chat.job.requests)) as outputs:
+    async with aclosing(stream(job.account, job.order.requests)) as outputs:
         async for index, output in outputs:
             choices[index].add(output)
             for delta, logprobs in chat_deltas(output):
                 yield chat_chunk(chat.head, index, delta, logprobs=chat_logprobs(logprobs))
             if output.finish is not None:
-                state.metrics.finished(choices[index], chat.job.effort)
+                state.metrics.finished(choices[index], job.order.effort)
                 chunk = chat_chunk(chat.head, index, {}, finish_reason=str(output.finish.reason))
                 yield {**chunk, "reasoning": chat.effort.ended([choices[index]])}
-    options = chat.body.stream_options
-    if options is not None and options.include_usage:
-        yield chat.head.object(
-            "chat.completion.chunk",
-            choices=[],
-            usage=usage(chat.job.prompt_tokens, choices, effort=chat.effort),
-        )
+    if wants_usage(chat.body):
+        yield chat.head.object("chat.completion.chunk", choices=[], usage=job.usage(choices))

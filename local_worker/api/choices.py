@@ -13,7 +13,7 @@ from local_worker.types import Channel, Finish, FinishReason
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from local_worker.engine import Engine
+    from local_worker.engine import Generates
     from local_worker.types import GenerationRequest, StepOutput, TokenLogprob
 
 MAX_RUNS = 3
@@ -51,7 +51,7 @@ class Choice:
 
 
 async def stream(
-    engine: Engine, requests: Sequence[GenerationRequest]
+    engine: Generates, requests: Sequence[GenerationRequest]
 ) -> AsyncGenerator[tuple[int, StepOutput], None]:
     """Outputs of all sequences as they come, each with its index.
 
@@ -84,7 +84,7 @@ async def stream(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def collect(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Choice]:
+async def collect(engine: Generates, requests: Sequence[GenerationRequest]) -> list[Choice]:
     """All sequences to their ends; when one fails, the others are given up."""
     tasks = [asyncio.create_task(_collect_one(engine, request)) for request in requests]
     try:
@@ -95,7 +95,7 @@ async def collect(engine: Engine, requests: Sequence[GenerationRequest]) -> list
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _collect_one(engine: Engine, request: GenerationRequest) -> Choice:
+async def _collect_one(engine: Generates, request: GenerationRequest) -> Choice:
     for run in range(MAX_RUNS):
         choice = Choice()
         try:
@@ -112,7 +112,9 @@ async def _collect_one(engine: Engine, request: GenerationRequest) -> Choice:
     raise AssertionError("unreachable")
 
 
-async def _sequence(engine: Engine, request: GenerationRequest) -> AsyncGenerator[StepOutput, None]:
+async def _sequence(
+    engine: Generates, request: GenerationRequest
+) -> AsyncGenerator[StepOutput, None]:
     generation = cast("AsyncGenerator[StepOutput, None]", engine.generate(request))
     async with aclosing(generation) as outputs:
         async for output in outputs:
@@ -122,7 +124,7 @@ async def _sequence(engine: Engine, request: GenerationRequest) -> AsyncGenerato
 
 
 async def _pump(
-    engine: Engine,
+    engine: Generates,
     request: GenerationRequest,
     index: int,
     queue: asyncio.Queue[tuple[int, StepOutput] | BaseException | None],

@@ -12,10 +12,21 @@ from fastapi.responses import JSONResponse, Response
 from local_worker.api import translate
 from local_worker.api.choices import Choice, stream
 from local_worker.api.events import ClientGoneError
-from local_worker.api.jobs import GONE, Job, Limits, checked_grammar, sequences, tokenize_prompt
-from local_worker.api.render import Head, completion_choice, completion_logprobs, usage
+from local_worker.api.jobs import (
+    GONE,
+    Job,
+    Limits,
+    admitted,
+    checked_grammar,
+    make_job,
+    sequences,
+    tokenize_prompt,
+    wants_usage,
+)
+from local_worker.api.render import Head, completion_choice, completion_logprobs
 from local_worker.api.schemas import CompletionBody, parse
 from local_worker.api.state import ApiState, state_of
+from local_worker.economics.books import Order
 from local_worker.errors import ContextLengthError, InvalidParameterError
 from local_worker.types import PromptSegment
 
@@ -40,7 +51,7 @@ class Completion:
 
     head: Head
     body: CompletionBody
-    job: Job
+    order: Order
     echoes: tuple[str, ...]
 
 
@@ -50,13 +61,14 @@ async def completions(request: Request) -> Response:
     state = state_of(request)
     body = parse(CompletionBody, await request.body())
     completion = await prepare(state, body, state.cache_salt(request, body.cache_salt))
-    count = len(completion.job.requests)
-    with ExitStack() as admitted:
-        admitted.enter_context(state.admission.admit(count))  # raises before any header is out
+    with ExitStack() as stack:
+        # Raises before any header is out.
+        account = stack.enter_context(admitted(state, request, len(completion.order.requests)))
+        job = make_job(state, body, account, completion.order)
         if body.stream:
-            return completion.job.stream(state, _stream(state, completion), admitted)
+            return job.stream(state, _stream(state, completion, job), stack)
         try:
-            choices = await completion.job.run(state, request)
+            choices = await job.run(state, request)
         except ClientGoneError:
             return Response(status_code=GONE)
     return JSONResponse(
@@ -71,7 +83,7 @@ async def completions(request: Request) -> Response:
                 )
                 for index, (echo, choice) in enumerate(zip(completion.echoes, choices, strict=True))
             ],
-            usage=_usage(completion, choices),
+            usage=job.usage(choices),
         )
     )
 
@@ -103,10 +115,9 @@ async def prepare(state: ApiState, body: CompletionBody, cache_salt: str) -> Com
     )
     requests = tuple(r for prompt in prompts for r in _requests(state, body, prompt, limits))
     echoes = [await state.engine.detokenize(p) if body.echo else "" for p in prompts]
-    job = Job(requests, sum(map(len, prompts)))
-    return Completion(
-        state.head("cmpl", adapter), body, job, tuple(e for e in echoes for _ in range(body.n))
-    )
+    head = state.head("cmpl", adapter)
+    order = Order(head.response_id, head.model, requests, len(prompts), sum(map(len, prompts)))
+    return Completion(head, body, order, tuple(e for e in echoes for _ in range(body.n)))
 
 
 async def _prompts(state: ApiState, body: CompletionBody) -> list[tuple[int, ...]]:
@@ -152,12 +163,14 @@ def _requests(
     return sequences(model, body, prompt, replace(limits, max_tokens=max_tokens))
 
 
-async def _stream(state: ApiState, completion: Completion) -> AsyncGenerator[dict[str, Any], None]:
-    choices = [Choice() for _ in completion.job.requests]
+async def _stream(
+    state: ApiState, completion: Completion, job: Job
+) -> AsyncGenerator[dict[str, Any], None]:
+    choices = [Choice() for _ in job.order.requests]
     for index, echo in enumerate(completion.echoes):
         if echo:
             yield _chunk(completion, completion_choice(index, echo))
-    async with aclosing(stream(state.engine, completion.job.requests)) as outputs:
+    async with aclosing(stream(job.account, job.order.requests)) as outputs:
         async for index, output in outputs:
             offset = len(completion.echoes[index]) + len(choices[index].content)
             choices[index].add(output)
@@ -169,16 +182,8 @@ async def _stream(state: ApiState, completion: Completion) -> AsyncGenerator[dic
                 state.metrics.finished(choices[index], "none")
                 reason = str(output.finish.reason)
                 yield _chunk(completion, completion_choice(index, "", finish_reason=reason))
-    options = completion.body.stream_options
-    if options is not None and options.include_usage:
-        yield completion.head.object(
-            "text_completion", choices=[], usage=_usage(completion, choices)
-        )
-
-
-def _usage(completion: Completion, choices: list[Choice]) -> dict[str, Any]:
-    prompts = len(choices) // completion.body.n
-    return usage(completion.job.prompt_tokens, choices, prompts)
+    if wants_usage(completion.body):
+        yield completion.head.object("text_completion", choices=[], usage=job.usage(choices))
 
 
 def _chunk(completion: Completion, choice: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,11 @@ from local_worker.api import translate
 from local_worker.api.choices import collect
 from local_worker.api.events import EventStream, unless_gone
 from local_worker.api.grammar import asked_grammar
+from local_worker.api.render import usage
 from local_worker.types import GenerationRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Sequence
     from contextlib import ExitStack
 
     from starlette.requests import Request
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from local_worker.api.model import ServedModel
     from local_worker.api.schemas import GenerationBody
     from local_worker.api.state import ApiState
+    from local_worker.economics.books import Account, Order
     from local_worker.engine import Engine
     from local_worker.types import Grammar, PromptSegment, ThinkingParams
 
@@ -48,6 +51,21 @@ class Limits:
     grammar: Grammar | None = None
     adapter: str | None = None
     cache_salt: str = ""
+
+
+@contextmanager
+def admitted(state: ApiState, request: Request, sequences: int) -> Iterator[Account]:
+    """Takes a request in: it is counted, and kept account of, for the duration of the context.
+
+    Raises:
+        UnavailableError: too many are in flight, or the server is stopping.
+    """
+    key = request.headers.get("authorization", "").partition(" ")[2].strip()
+    with (
+        state.admission.admit(sequences),
+        state.books.open(request.url.path.removeprefix("/v1/"), key) as account,
+    ):
+        yield account
 
 
 async def tokenize_prompt(
@@ -116,16 +134,17 @@ def sequences(
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Sequences ready for the engine, and what is counted about them.
+    """Sequences ready for the engine, and how they are accounted for.
 
     Attributes:
-        prompt_tokens: each prompt once.
-        effort: level, for the metrics.
+        order: the sequences, and what is counted about them.
+        account: of the request.
+        include_cost: whether the response says what it cost.
     """
 
-    requests: tuple[GenerationRequest, ...]
-    prompt_tokens: int
-    effort: str = "none"
+    order: Order
+    account: Account
+    include_cost: bool
 
     def stream(
         self,
@@ -134,13 +153,32 @@ class Job:
         admitted: ExitStack,
     ) -> EventStream:
         """A response that streams; what was `admitted` ends with its last byte."""
-        state.metrics.prompted(self.prompt_tokens)
+        state.metrics.prompted(self.order.prompt_tokens)
+        self.account.order = self.order
         return EventStream(payloads, on_end=admitted.pop_all().close)
 
     async def run(self, state: ApiState, request: Request) -> list[Choice]:
         """All sequences to their ends. Raises `ClientGoneError` when the client leaves first."""
-        state.metrics.prompted(self.prompt_tokens)
-        choices = await unless_gone(collect(state.engine, self.requests), request.receive)
+        state.metrics.prompted(self.order.prompt_tokens)
+        self.account.order = self.order
+        running = collect(self.account, self.order.requests)
+        choices = await unless_gone(running, request.receive)
         for choice in choices:
-            state.metrics.finished(choice, self.effort)
+            state.metrics.finished(choice, self.order.effort)
         return choices
+
+    def usage(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """Tokens, and what they cost where that is wanted; the choices have ended."""
+        return usage(self.order, choices, self.account.bill() if self.include_cost else None)
+
+
+def wants_usage(body: GenerationBody) -> bool:
+    """Whether a stream ends with its usage; a request that wants to know its cost gets it there."""
+    options = body.stream_options
+    return bool(body.include_cost) or (options is not None and options.include_usage)
+
+
+def make_job(state: ApiState, body: GenerationBody, account: Account, order: Order) -> Job:
+    """A job; whether it tells its cost is the request's choice, else the server's."""
+    wanted = state.config.include_cost if body.include_cost is None else body.include_cost
+    return Job(order, account, wanted)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from local_worker.api.choices import Choice
+    from local_worker.economics.books import Books
+    from local_worker.economics.ledger import Row
     from local_worker.engine import Engine
     from local_worker.reasoning.routing import Decision
 
@@ -24,9 +26,13 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 class Metrics:
     """Counters and histograms of the API, and the engine's own gauges."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, books: Books) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_EngineCollector(engine))
+        self._registry.register(_EngineCollector(books.engine))
+        self._registry.register(_BooksCollector(books))
+        self._requests = self._counter("requests", "Requests ended", "finish_reason")
+        self._cost = self._counter("cost", "Electricity and hardware of requests", "currency")
+        books.on_row = self._booked
         self._sequences = self._counter("sequences", "Sequences ended", "finish_reason")
         self._prompt = self._counter("prompt_tokens", "Prompt tokens of finished requests")
         self._output = self._counter("output_tokens", "Output tokens of finished requests")
@@ -55,6 +61,11 @@ class Metrics:
         self._first.observe(finish.queued + finish.prefill)
         if choice.num_tokens > 1:
             self._between.observe(finish.decode / (choice.num_tokens - 1))
+
+    def _booked(self, row: Row) -> None:
+        """A request is over, and its row is on its way to the ledger, if there is one."""
+        self._requests.labels(row.finish_reason).inc()
+        self._cost.labels(row.currency).inc(row.cost)
 
     def routed(self, decision: Decision) -> None:
         """`auto` has come to a decision."""
@@ -105,3 +116,27 @@ class _EngineCollector(Collector):
             for part, seconds in asdict(stats.seconds).items():
                 spent.add_metric([part], seconds)
             yield spent
+
+
+class _BooksCollector(Collector):
+    def __init__(self, books: Books) -> None:
+        self._books = books
+
+    def collect(self) -> Iterable[Metric]:
+        meter, ledger = self._books.meter, self._books.ledger
+        totals = meter.totals
+        energy = CounterMetricFamily(
+            "local_worker_energy_joules", f"Energy: {self._books.source.label}", labels=["of"]
+        )
+        for name in ("attributed", "other", "idle"):
+            energy.add_metric([name], getattr(totals, name))
+        yield energy
+        text = "Seconds for which no energy is known"
+        yield CounterMetricFamily("local_worker_energy_unknown_seconds", text, totals.unknown)
+        text = "Power while nothing is computed, as of lately"
+        yield GaugeMetricFamily("local_worker_idle_watts", text, meter.idle_watts or 0.0)
+        if ledger is not None:
+            text = "Requests written to the ledger"
+            yield CounterMetricFamily("local_worker_ledger_rows", text, ledger.written)
+            text = "Requests that the ledger lacks, since it could not be written"
+            yield CounterMetricFamily("local_worker_ledger_rows_dropped", text, ledger.dropped)

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from local_worker.api.chat import prepare
-from local_worker.api.routing import ASKED_AT
+from local_worker.api.routing import ASKED_AT, Caller
 from local_worker.api.schemas import ChatBody, parse
 from local_worker.errors import ConfigError, RequestError
 from local_worker.tokens import common_length
@@ -83,5 +83,7 @@ async def _prompt(
         "reasoning_effort": effort,
         "max_completion_tokens": 1,
     }
-    chat = await prepare(state, parse(ChatBody, json.dumps(body).encode()), "", _nobody)
-    return chat.job.requests[0].prompt_token_ids
+    with state.books.open("pins", "") as account:
+        caller = Caller("", _nobody, account)
+        chat = await prepare(state, parse(ChatBody, json.dumps(body).encode()), caller)
+    return chat.job.order.requests[0].prompt_token_ids

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from local_worker.api.choices import Choice
+    from local_worker.economics.books import Bill, Order
     from local_worker.reasoning.effort import EffortChoice
     from local_worker.reasoning.routing import Decision
     from local_worker.types import StepOutput, TokenLogprob
@@ -48,22 +49,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class EffortReport:
-    """The effort part of a response: what was decided before generation.
-
-    Attributes:
-        most_cached: prompt tokens that were there before the model was asked for the effort; what
-            was computed to ask it is no saving. None where it was not asked.
-    """
+    """The effort part of a response: what was decided before generation."""
 
     choice: EffortChoice
     budget: int
     decision: Decision | None = None
-    most_cached: int | None = None
-
-    @property
-    def router_tokens(self) -> int:
-        """What asking the model for the effort took."""
-        return self.decision.router_tokens if self.decision else 0
 
     def ended(self, choices: Sequence[Choice]) -> Json:
         """The `reasoning` object. With several choices, `closed_by` and `used_tokens` are lists."""
@@ -88,44 +78,48 @@ def _auto(decision: Decision) -> Json:
     }
 
 
-def usage(
-    prompt_tokens: int,
-    choices: Sequence[Choice],
-    prompts: int = 1,
-    effort: EffortReport | None = None,
-) -> Json:
+def usage(order: Order, choices: Sequence[Choice], bill: Bill | None = None) -> Json:
     """Token counts: each prompt once, the output of all choices.
 
     Args:
-        prompt_tokens: of all prompts.
-        choices: as many for each prompt, prompt by prompt. A token of the prompt counts as cached
-            where none of them computed it.
-        prompts: how many.
-        effort: of a chat; what was computed to choose it is part of the total, and not mentioned
-            where it is nothing.
+        order: of the engine. What was computed to choose an effort is part of the total, and not
+            mentioned where it is nothing.
+        choices: as many for each prompt, prompt by prompt.
+        bill: what they cost; None where nobody wants to know.
     """
-    each = len(choices) // prompts
-    cached = [choice.ended.cached_tokens for choice in choices]
-    cached_tokens = sum(min(cached[i : i + each]) for i in range(0, len(cached), each))
-    if effort is not None and effort.most_cached is not None:
-        cached_tokens = min(cached_tokens, effort.most_cached)
-    router_tokens = effort.router_tokens if effort else 0
     completion = sum(choice.num_tokens for choice in choices)
+    cached = order.cached_tokens([choice.ended for choice in choices])
     return {
-        "prompt_tokens": prompt_tokens,
+        "prompt_tokens": order.prompt_tokens,
         "completion_tokens": completion,
-        "total_tokens": prompt_tokens + completion + router_tokens,
-        "prompt_tokens_details": {"cached_tokens": cached_tokens},
+        "total_tokens": order.prompt_tokens + completion + order.router_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached},
         "completion_tokens_details": {
             "reasoning_tokens": sum(choice.num_reasoning_tokens for choice in choices)
         },
-        **({"router_tokens": router_tokens} if router_tokens else {}),
+        **({"router_tokens": order.router_tokens} if order.router_tokens else {}),
+        **(_costs(bill) if bill else {}),
     }
 
 
-def chat_response(
-    head: Head, choices: Sequence[Choice], prompt_tokens: int, effort: EffortReport
-) -> Json:
+def _costs(bill: Bill) -> Json:
+    return {
+        "cost": bill.cost.total,
+        "energy_joules": bill.share.joules,
+        "cost_details": {
+            "currency": bill.currency,
+            "electricity": bill.cost.electricity,
+            "idle_electricity": bill.cost.idle_electricity,
+            "hardware": bill.cost.hardware,
+            "machine_seconds": bill.share.seconds,
+            "energy_source": bill.energy_source,
+            "baseline_joules": bill.share.baseline,
+            "unknown_seconds": bill.share.unknown,
+        },
+    }
+
+
+def chat_response(head: Head, choices: Sequence[Choice], usage: Json, effort: EffortReport) -> Json:
     """The whole answer of a request that does not stream."""
     return head.object(
         "chat.completion",
@@ -138,7 +132,7 @@ def chat_response(
             }
             for index, choice in enumerate(choices)
         ],
-        usage=usage(prompt_tokens, choices, effort=effort),
+        usage=usage,
         reasoning=effort.ended(choices),
     )
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from local_worker.api.prompting import Prompter
     from local_worker.api.schemas import ChatBody
     from local_worker.api.state import ApiState
+    from local_worker.economics.books import Account
 
 BIAS = 100.0
 """Added to the labels' logits: nothing else can be chosen."""
@@ -29,20 +30,28 @@ ASKED_AT = "medium"
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """A request that leaves its effort open.
+class Caller:
+    """Who sends a request.
 
     Attributes:
         cache_salt: of the tenant.
-        adapter: the LoRA adapter to compute with.
         receive: tells when the client has gone.
+        account: of the request: what asking for its effort takes is part of it.
     """
+
+    cache_salt: str
+    receive: Receive
+    account: Account
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A request that leaves its effort open; `adapter` is the LoRA adapter to compute with."""
 
     body: ChatBody
     prompter: Prompter
-    cache_salt: str
     adapter: str | None
-    receive: Receive
+    caller: Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,7 @@ async def decide(state: ApiState, router: Router, asking: Asking) -> Routed:
     if ruled is not None:
         return Routed(ruled)
     messages = (message.model_dump(include={"role", "content"}) for message in body.messages)
-    owner = f"{asking.cache_salt}\0{asking.adapter or ''}"
+    owner = f"{asking.caller.cache_salt}\0{asking.adapter or ''}"
     key = conversation_key(messages, body.prompt_cache_key or None, owner)
     known = state.conversations.find(key)
     if known is not None:
@@ -105,12 +114,12 @@ async def _ask(state: ApiState, router: Router, asking: Asking, prompt: tuple[in
             temperature=0, logprobs=0, logit_bias=tuple((i, BIAS) for i in router.labels)
         ),
         background=asking.body.service_tier == "flex",
-        cache_salt=asking.cache_salt,
+        cache_salt=asking.caller.cache_salt,
         adapter=asking.adapter,
         # What this computes of the prompt, the request itself takes over.
         continues_at=common_length(prompt, question) or None,
     )
-    (choice,) = await unless_gone(collect(state.engine, [request]), asking.receive)
+    (choice,) = await unless_gone(collect(asking.caller.account, [request]), asking.caller.receive)
     answer = choice.logprobs[-1] if choice.logprobs else None
     effort = None if answer is None else router.labels.get(answer.token_id)
     cached = choice.ended.cached_tokens

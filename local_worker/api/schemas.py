@@ -145,6 +145,7 @@ class GenerationBody(Body):
     repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     logit_bias: dict[str, float] | None = None
     cache_salt: Text | None = None
+    include_cost: bool | None = None
     service_tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None

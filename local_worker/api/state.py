@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from local_worker.api.metrics import Metrics
     from local_worker.api.model import ServedModel
     from local_worker.config import ServerConfig
+    from local_worker.economics.books import Books
     from local_worker.engine import Engine
 
 FINGERPRINT = f"local-worker-{__version__}"
@@ -31,6 +32,7 @@ class ApiState:
 
     Attributes:
         loaded: the served model; None until `serve` has loaded it.
+        books: account of all requests.
         conversations: what `auto` has chosen for them.
     """
 
@@ -38,6 +40,7 @@ class ApiState:
     config: ServerConfig
     admission: Admission
     metrics: Metrics
+    books: Books
     loaded: ServedModel | None = field(default=None)
     conversations: Conversations = field(default_factory=Conversations)
     _secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))

@@ -128,7 +128,8 @@ def program(binary: str, option: str) -> str:
 def local_worker(model: str, arguments: Sequence[str] = ()) -> Started:
     """This server, on that model."""
     command = [sys.executable, "-m", "local_worker", "serve", "--port", "{port}", "--model", model]
-    return Started("local-worker", [*command, "--skip-bandwidth", *arguments])
+    # What is only measured is no work to keep books on.
+    return Started("local-worker", [*command, "--skip-bandwidth", "--no-ledger", *arguments])
 
 
 def llama_server(binary: str, model: str, *, slots: int | None, cells: int) -> Started:

@@ -18,6 +18,7 @@ from local_worker.catalog.lora import read_adapters
 from local_worker.catalog.progress import Bar
 from local_worker.catalog.store import Store, default_home
 from local_worker.catalog.vllm_parts import Parallel, VllmWish
+from local_worker.cli import accounts
 from local_worker.cli.pins import read_pin
 from local_worker.config import ServerConfig
 from local_worker.errors import ConfigError
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import socket
 
     from local_worker.api.state import ApiState
-    from local_worker.serve.resolved import Overrides, Resolved
+    from local_worker.serve.resolved import Machine, Overrides, Resolved
 
 _OWN_OPTIONS = {
     "model": "--model",
@@ -65,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_plan_arguments(parser)
     _add_vllm_arguments(parser)
     _add_effort_arguments(parser)
+    accounts.add_arguments(parser)
     add("--max-queue", type=int, default=d.max_queue, metavar="N",
         help="sequences running or waiting at the most (default: %(default)s)")  # fmt: skip
     add("--drain-seconds", type=float, default=d.drain_seconds, metavar="S",
@@ -146,15 +148,21 @@ def run(options: argparse.Namespace) -> int:
 
     listener = bind(config)
     with listener:
-        resolved = _resolve(options, overrides)
+        machine = _machine(options)
+        resolved = _resolve(options, overrides, machine)
         _say(f"model    {resolved.card.names[0]}")
         for reason in resolved.reasons:
             _say(f"         {reason}")
-        asyncio.run(_serve(resolved, config, listener))
+        kept = accounts.Accounts(options, machine.hardware, gpu=_on_gpu(resolved, machine))
+        for line in kept.lines():
+            _say(line)
+        asyncio.run(_serve(resolved, config, kept, listener))
     return 0
 
 
-async def _serve(resolved: Resolved, config: ServerConfig, listener: socket.socket) -> None:
+async def _serve(
+    resolved: Resolved, config: ServerConfig, kept: accounts.Accounts, listener: socket.socket
+) -> None:
     from local_worker.serve.engines import make_engine
 
     engine = make_engine(resolved.config)
@@ -162,7 +170,7 @@ async def _serve(resolved: Resolved, config: ServerConfig, listener: socket.sock
     # The web framework takes as long to import as a small model to load: both at once.
     from local_worker.serve.server import Server
 
-    await Server(engine, resolved.card, config, _announce).run(listener)
+    await Server(kept.books(engine), resolved.card, config, _announce).run(listener)
 
 
 def _announce(url: str, state: ApiState) -> None:
@@ -187,16 +195,31 @@ def resolve(arguments: list[str]) -> Resolved:
     parser = argparse.ArgumentParser(prog="local-worker serve")
     add_arguments(parser)
     options = parser.parse_args(arguments)
-    return _resolve(options, _overrides(options))
+    return _resolve(options, _overrides(options), _machine(options))
 
 
-def _resolve(options: argparse.Namespace, overrides: Overrides) -> Resolved:
-    from local_worker.serve.resolve import Resolver
+def _machine(options: argparse.Namespace) -> Machine:
     from local_worker.serve.resolved import DEFAULT_MODEL, Machine
 
     # A second is much for a model that loads in a tenth of it.
     measure = not options.skip_bandwidth and options.model not in (None, DEFAULT_MODEL)
-    machine = Machine(probe_hardware(measure_bandwidth=measure), installed_engines())
+    return Machine(probe_hardware(measure_bandwidth=measure), installed_engines())
+
+
+def _on_gpu(resolved: Resolved, machine: Machine) -> bool:
+    """Whether an NVIDIA card computes the model."""
+    from local_worker.engines.llama_cpp.config import LlamaConfig
+
+    if not machine.hardware.nvidia.gpus:
+        return False
+    if isinstance(resolved.config, LlamaConfig):
+        return resolved.config.gpu_layers != 0
+    return not (machine.software.vllm or "").endswith("+cpu")
+
+
+def _resolve(options: argparse.Namespace, overrides: Overrides, machine: Machine) -> Resolved:
+    from local_worker.serve.resolve import Resolver
+
     store = Store(default_home(os.environ))
     with Bar() as bar:
         resolver = Resolver(machine, load(), store, None if options.offline else bar)
@@ -222,6 +245,7 @@ def _server_config(options: argparse.Namespace) -> ServerConfig:
         budget_message=options.budget_message,
         allow_unenforced_effort=options.allow_unenforced_effort,
         pins=tuple(read_pin(path) for path in options.pin_prefix),
+        include_cost=options.include_cost,
     )
 
 

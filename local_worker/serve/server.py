@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from local_worker.api.model import ModelCard
     from local_worker.api.state import ApiState
     from local_worker.config import ServerConfig
-    from local_worker.engine import Engine
+    from local_worker.economics.books import Books
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Server:
     """One served model on one port.
 
     Args:
-        engine: not started yet.
+        books: their engine is not started yet.
         card: what is known about its model.
         config: of the HTTP side.
         on_ready: called with the base URL and the state once requests are served.
@@ -59,17 +59,19 @@ class Server:
 
     def __init__(
         self,
-        engine: Engine,
+        books: Books,
         card: ModelCard,
         config: ServerConfig,
         on_ready: Callable[[str, ApiState], None] = lambda _url, _state: None,
     ) -> None:
-        self._engine = engine
+        self._books = books
+        self._engine = books.engine
         self._card = card
         self._config = config
         self._on_ready = on_ready
-        self._app = create_app(engine, config)
+        self._app = create_app(books, config)
         self._state: ApiState = self._app.state.api
+        self._settling: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
 
@@ -95,10 +97,13 @@ class Server:
                 await self._drain()
         finally:
             await _cancel(loading)
+            if self._settling is not None:
+                await _cancel(self._settling)
             await self._engine.aclose()
             server.should_exit = True
             server.force_exit = self._stop_now.is_set()
             await serving
+            self._books.shut()
 
     def stop(self) -> None:
         """Asks for a graceful stop; the second time for an immediate one."""
@@ -116,6 +121,8 @@ class Server:
             self._state.loaded = await load_model(self._engine, self._card, self._config)
         except (EngineError, UnavailableError) as error:
             raise EngineStartError(f"the engine failed right after loading: {error}") from error
+        self._books.begin()
+        self._settling = asyncio.create_task(self._books.run(), name="books")
         for wanted in self._config.pins:
             tokens = await pin(self._state, wanted)
             log.warning("pinned: %d tokens of %s", tokens, wanted.name)

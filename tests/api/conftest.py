@@ -9,6 +9,9 @@ from local_worker.api.app import create_app
 from local_worker.api.model import ModelCard, load_model
 from local_worker.catalog.schema import SamplingDefaults, ThinkingSpec
 from local_worker.config import ServerConfig
+from local_worker.economics.books import Books
+from local_worker.economics.costs import Costs
+from local_worker.economics.sources import Wattage
 from local_worker.engines.fake import FakeEngine, Script
 
 SPEC = ThinkingSpec(
@@ -42,11 +45,15 @@ class Api:
 @pytest.fixture
 def make_api():
     @asynccontextmanager
-    async def make(reply=None, *, thinking=SPEC, config=None, load=True, **engine_options):
+    async def make(reply=None, *, thinking=SPEC, config=None, load=True, power=None, ledger=None,
+                   **engine_options):  # fmt: skip
         script = Script() if reply is None else Script(reply=lambda _: reply)
         engine = FakeEngine(script, **engine_options)
         config = config or ServerConfig()
-        app = create_app(engine, config)
+        books = Books(
+            engine, power or Wattage(100.0, None, "estimated from 100 W"), Costs(), ledger
+        )
+        app = create_app(books, config)
         await engine.start()
         if load:
             card = ModelCard(("scripted", "alias"), thinking, SamplingDefaults(), created=7)

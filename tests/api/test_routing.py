@@ -5,12 +5,10 @@ import asyncio
 import pytest
 
 from local_worker.api.choices import Choice
-from local_worker.api.render import EffortReport
 from local_worker.api.render import usage as usage_of
 from local_worker.config import ServerConfig
+from local_worker.economics.books import Order
 from local_worker.engines.fake import Script
-from local_worker.reasoning.effort import EffortChoice
-from local_worker.reasoning.routing import Decision
 from local_worker.rules import EffortRule, When
 from local_worker.types import Finish, FinishReason
 from tests.api.conftest import SPEC
@@ -85,9 +83,9 @@ async def test_what_was_computed_to_ask_is_no_saving(auto_api):
         api.engine.cached_tokens = 7  # of the question and of the request alike
         usage = (await api.chat("2+2?")).json()["usage"]
         assert usage["prompt_tokens_details"]["cached_tokens"] == 7
-    usage = EffortReport(EffortChoice("low", "model", 16), 16, Decision("low", "model", ""), 3)
+    order = Order("r", "m", (), prompts=1, prompt_tokens=31, effort="low", most_cached=3)
     choice = Choice(finish=Finish(FinishReason.STOP, cached_tokens=30))
-    assert usage_of(31, [choice], effort=usage)["prompt_tokens_details"] == {"cached_tokens": 3}
+    assert usage_of(order, [choice])["prompt_tokens_details"] == {"cached_tokens": 3}
 
 
 async def test_who_switches_thinking_on_is_not_asked_about(auto_api):

@@ -86,6 +86,9 @@ class ScriptedNvml:
     def nvmlDeviceGetEnforcedPowerLimit(self, handle: object) -> int:  # noqa: N802
         return value_of(board_of(handle).power)
 
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: object) -> int:  # noqa: N802
+        raise NotImplementedError("the probe does not ask for it")
+
     def nvmlDeviceGetMaxClockInfo(self, handle: object, kind: int) -> int:  # noqa: N802
         assert kind == pynvml.NVML_CLOCK_MEM
         return value_of(board_of(handle).clock)

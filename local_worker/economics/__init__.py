@@ -1,0 +1,1 @@
+"""What work costs on hardware that one owns: energy, machine time, people's time. And the books."""

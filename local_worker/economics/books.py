@@ -1,0 +1,301 @@
+"""Keeps account of every request: what the engine computed for it, what that took, what it costs.
+
+    open -> the engine's outputs pass through -> closed -> settled: one row
+
+Several times a second the counters of energy are read and shared out (`energy`); a request that
+wants to know its cost is settled at once. The row of a closed request goes to the ledger with the
+next settling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+from local_worker.economics.energy import Meter, Share
+from local_worker.economics.ledger import Row
+from local_worker.tokens import cached_tokens
+from local_worker.types import FinishReason
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from types import TracebackType
+
+    from local_worker.economics.costs import Costs, RequestCost
+    from local_worker.economics.ledger import Ledger
+    from local_worker.economics.sources import PowerSource
+    from local_worker.engine import Engine
+    from local_worker.types import Finish, GenerationRequest, StepOutput
+
+log = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 0.25
+MIXED = "mixed"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a request turned out to ask of the engine.
+
+    Attributes:
+        response_id: of the response.
+        model: as the response calls it.
+        requests: its sequences, as many for each prompt, prompt by prompt.
+        prompts: how many.
+        prompt_tokens: of all of them.
+        effort: level.
+        budget: of thinking tokens.
+        router_tokens: that choosing the effort took.
+        most_cached: prompt tokens that were there before the model was asked for the effort; what
+            was computed to ask it is no saving. None where it was not asked.
+    """
+
+    response_id: str
+    model: str
+    requests: tuple[GenerationRequest, ...]
+    prompts: int
+    prompt_tokens: int
+    effort: str = "none"
+    budget: int | None = None
+    router_tokens: int = 0
+    most_cached: int | None = None
+
+    def cached_tokens(self, ends: Sequence[Finish]) -> int:
+        """Prompt tokens that none of its sequences computed, which have all ended."""
+        cached = cached_tokens([end.cached_tokens for end in ends], self.prompts)
+        return cached if self.most_cached is None else min(cached, self.most_cached)
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """One request's, from admission to its last byte; a context, and its engine meanwhile.
+
+    Attributes:
+        route: of the API.
+        key: the API key's name in the books.
+        order: None until it is known.
+        share: of energy and time, so far.
+        outputs: the newest one of each sequence.
+    """
+
+    books: Books
+    route: str
+    key: str
+    order: Order | None = None
+    share: Share = field(default_factory=Share)
+    outputs: dict[str, StepOutput | None] = field(default_factory=dict)
+    failed: bool = False
+    cost: RequestCost | None = None
+
+    def __enter__(self) -> Account:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.books.close(self)
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        """As `Engine.generate`; what it takes is put down here."""
+        self.outputs[request.request_id] = None
+        self.books.watch(request.request_id, self)
+        generation = cast("AsyncGenerator[StepOutput, None]", self.books.engine.generate(request))
+        try:
+            async with aclosing(generation) as outputs:
+                async for output in outputs:
+                    self.outputs[request.request_id] = output
+                    yield output
+        except Exception:
+            self.failed = True
+            raise
+
+    def bill(self) -> Bill:
+        """What it costs, once its sequences have ended."""
+        return self.books.bill(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a request has taken.
+
+    Attributes:
+        share: of energy and time.
+        cost: of both.
+        currency: of the cost.
+        energy_source: where the joules come from.
+    """
+
+    share: Share
+    cost: RequestCost
+    currency: str
+    energy_source: str
+
+
+class Books:
+    """All accounts of a server.
+
+    Args:
+        engine: that computes.
+        source: of energy.
+        costs: what things cost.
+        ledger: where rows go; None keeps none.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        source: PowerSource,
+        costs: Costs,
+        ledger: Ledger | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.engine = engine
+        self.source = source
+        self.costs = costs
+        self.ledger = ledger
+        self.meter = Meter()
+        self.meter.advance(source.read(clock(), 0.0))
+        self.on_row: Callable[[Row], None] = lambda _: None
+        self._clock = clock
+        self._watched: dict[str, Account] = {}
+        self._closed: list[Account] = []
+        self._in_flight = 0
+        self._busy = self._settled_busy = 0.0
+        self._busy_since = 0.0
+
+    def begin(self) -> None:
+        """From here on. What loading the model has taken is no idling, and no request's."""
+        self.engine.take_work()
+        self.meter = Meter()
+        self.meter.advance(self.source.read(self._clock(), self._busy))
+
+    def open(self, route: str, key: str) -> Account:
+        """A request is in flight from now on.
+
+        Args:
+            route: of the API.
+            key: the API key that it came with, if any.
+        """
+        if not self._in_flight:
+            self._busy_since = self._clock()
+        self._in_flight += 1
+        return Account(self, route, self.ledger.key_name(key) if self.ledger else "")
+
+    def close(self, account: Account) -> None:
+        """It is over; its row follows with the next settling, if the engine had to do with it."""
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._busy += self._clock() - self._busy_since
+        if account.outputs:
+            self._closed.append(account)
+
+    def watch(self, request_id: str, account: Account) -> None:
+        """What is computed under this id is that account's."""
+        self._watched[request_id] = account
+
+    def settle(self) -> None:
+        """Shares out what was used since the last time, and writes down what is over."""
+        now = self._clock()
+        busy = self._busy + (now - self._busy_since if self._in_flight else 0.0)
+        closed, self._closed = self._closed, []
+        work = self.engine.take_work()
+        self.meter.advance(self.source.read(now, busy))
+        # A step may take longer than the time between two settlings: what was used in it belongs
+        # to whom it turns out to have been computed for.
+        if work or not self._in_flight:
+            shares = self.meter.settle(work, busy - self._settled_busy, self._watched)
+            self._settled_busy = busy
+            for request_id, share in shares.items():
+                account = self._watched[request_id]
+                account.share = account.share + share
+        for account in closed:
+            for request_id in account.outputs:
+                self._watched.pop(request_id, None)
+            self._write(account)
+
+    def bill(self, account: Account) -> Bill:
+        """What a request costs, up to now. What its row says later is the same."""
+        self.settle()
+        return Bill(account.share, self._cost(account), self.costs.currency, self.source.label)
+
+    async def run(self) -> None:
+        """Settles for ever; a mistake in the books is no reason to stop serving."""
+        while True:
+            await asyncio.sleep(SETTLE_SECONDS)
+            try:
+                self.settle()
+            except Exception:
+                log.exception("the books could not be settled")
+
+    def shut(self) -> None:
+        """Writes down what is left, and ends."""
+        self.settle()
+        self.source.close()
+        if self.ledger is not None:
+            self.ledger.close()
+
+    def _cost(self, account: Account) -> RequestCost:
+        if account.cost is None:
+            share = account.share
+            idle = self.meter.idle_watts
+            account.cost = self.costs.of_request(share.seconds, share.joules, idle)
+        return account.cost
+
+    def _write(self, account: Account) -> None:
+        row = self._row(account)
+        self.on_row(row)
+        if self.ledger is not None:
+            self.ledger.add(row)
+
+    def _row(self, account: Account) -> Row:
+        order = account.order or Order(
+            # It was given up while the model was asked for its effort.
+            next(iter(account.outputs)), "", (), 1, 0, effort="auto",
+        )  # fmt: skip
+        last = [account.outputs.get(request.request_id) for request in order.requests]
+        ends = [output.finish for output in last if output is not None and output.finish]
+        share = account.share
+        return Row(
+            id=order.response_id,
+            time=time.time(),
+            key=account.key,
+            model=order.model,
+            engine=self.engine.info.engine,
+            route=account.route,
+            effort=order.effort,
+            budget=order.budget,
+            choices=len(order.requests),
+            prompt_tokens=order.prompt_tokens,
+            cached_tokens=order.cached_tokens(ends) if len(ends) == len(last) > 0 else 0,
+            thinking_tokens=sum(output.num_reasoning_tokens for output in last if output),
+            output_tokens=sum(output.num_tokens for output in last if output),
+            router_tokens=order.router_tokens,
+            queued=min((end.queued for end in ends), default=0.0),
+            prefill=min((end.prefill for end in ends), default=0.0),
+            decode=max((end.decode for end in ends), default=0.0),
+            machine_seconds=share.seconds,
+            joules=share.joules,
+            baseline_joules=share.baseline,
+            unknown_seconds=share.unknown,
+            energy_source=self.source.label,
+            cost=self._cost(account).total,
+            currency=self.costs.currency,
+            finish_reason=_reason(account, order, ends),
+        )
+
+
+def _reason(account: Account, order: Order, ends: list[Finish]) -> str:
+    reasons = {str(end.reason) for end in ends}
+    if FinishReason.ERROR in reasons:
+        return str(FinishReason.ERROR)
+    if order.requests and len(ends) == len(order.requests):
+        return reasons.pop() if len(reasons) == 1 else MIXED
+    return str(FinishReason.ERROR if account.failed else FinishReason.ABORT)

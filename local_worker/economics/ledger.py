@@ -1,0 +1,270 @@
+"""The books: one row for each request, in an SQLite file. Never a word of what was said in it.
+
+Rows are handed over without waiting; a thread writes them, several a second at once. SQLite's
+write-ahead log keeps what was written when the process is killed. When the file cannot be written
+(disk full, locked), rows wait for a while and are dropped then, counted, and serving goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import queue
+import secrets
+import sqlite3
+import threading
+import time
+from dataclasses import astuple, dataclass, fields
+from typing import TYPE_CHECKING
+
+from local_worker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+WRITE_SECONDS = 0.2
+"""Between two writes."""
+
+MOST_WAITING = 10_000
+"""Rows that wait for a file that cannot be written, before they are dropped."""
+
+LOCK_SECONDS = 0.5
+"""How long one write waits for another process that has the file."""
+
+DAY = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request.
+
+    Attributes:
+        id: of the response.
+        time: of its end, in seconds since 1970.
+        key: which API key asked, as a short hash; empty where the server asks for none.
+        model: as the response calls it.
+        engine: that computed it.
+        route: of the API.
+        effort: level; `none` where there is no thought.
+        budget: of thinking tokens; None where there is none.
+        choices: sequences.
+        prompt_tokens: each prompt once.
+        cached_tokens: of those, that were not computed.
+        thinking_tokens: sampled inside a thought.
+        output_tokens: all that came out, thoughts included.
+        router_tokens: that choosing the effort took.
+        queued: seconds until the first sequence was computed.
+        prefill: seconds from there to its first token.
+        decode: seconds from there to the end of the last one.
+        machine_seconds: its share of the machine's time.
+        joules: its share of the energy.
+        baseline_joules: of those, what the machine would have taken anyway.
+        unknown_seconds: of its share, for which no energy is known.
+        energy_source: where the joules come from.
+        cost: of electricity and hardware.
+        currency: of the cost.
+        finish_reason: of its choices; `mixed` where they differ, `abort` where the client left,
+            `error` where it failed.
+    """
+
+    id: str
+    time: float
+    key: str
+    model: str
+    engine: str
+    route: str
+    effort: str
+    budget: int | None
+    choices: int
+    prompt_tokens: int
+    cached_tokens: int
+    thinking_tokens: int
+    output_tokens: int
+    router_tokens: int
+    queued: float
+    prefill: float
+    decode: float
+    machine_seconds: float
+    joules: float
+    baseline_joules: float
+    unknown_seconds: float
+    energy_source: str
+    cost: float
+    currency: str
+    finish_reason: str
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+_TYPES = {"int": "INTEGER", "int | None": "INTEGER", "float": "REAL", "str": "TEXT"}
+_SCHEMA = ", ".join(
+    f"{field.name} {_TYPES[str(field.type)]}{' PRIMARY KEY' if field.name == 'id' else ''}"
+    for field in fields(Row)
+)
+_INSERT = f"INSERT OR IGNORE INTO requests VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - marks
+
+
+def connect(path: Path, *, write: bool) -> sqlite3.Connection:
+    """Opens a ledger.
+
+    Raises:
+        ConfigError: it is not there, is no ledger, or is of a newer version of this program.
+    """
+    if not write and not path.is_file():
+        raise ConfigError(
+            f"there is no ledger at {path}: serve something first, or say --ledger FILE"
+        )
+    try:
+        if write:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        # The writing thread opens it, too, and nobody else uses that connection.
+        connection = sqlite3.connect(
+            path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        with contextlib.ExitStack() as stack:
+            stack.callback(connection.close)
+            _check(connection, path, write=write)
+            stack.pop_all()
+    except OSError as error:
+        raise ConfigError(f"the ledger {path} cannot be written: {error.strerror}") from None
+    except sqlite3.Error as error:
+        raise ConfigError(f"the ledger {path} cannot be used: {error}") from None
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path, *, write: bool) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if version > VERSION or (tables and not version):
+        what = "of a newer local-worker" if version > VERSION else "another program's database"
+        raise ConfigError(f"the ledger {path} is {what}; say --ledger FILE")
+    if not write or version:
+        return
+    connection.execute("PRAGMA journal_mode = WAL")
+    with _transaction(connection):
+        connection.execute(f"CREATE TABLE requests ({_SCHEMA}) WITHOUT ROWID")
+        connection.execute("CREATE INDEX by_time ON requests (time)")
+        connection.execute("CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT)")
+        connection.execute("INSERT INTO settings VALUES ('salt', ?)", (secrets.token_hex(16),))
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):  # a full disk has ended it already
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+class Ledger:
+    """Writes rows in a thread of its own.
+
+    Args:
+        path: of the file; it and its folder are made where they are missing.
+        keep_days: rows older than that are removed, at the start and every day.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, keep_days: float) -> None:
+        self._connection = connect(path, write=True)
+        # WAL keeps a database whole without waiting for the disk at each commit.
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        (salt,) = self._connection.execute(
+            "SELECT value FROM settings WHERE name = 'salt'"
+        ).fetchone()
+        self._salt = bytes.fromhex(salt)
+        self._path = path
+        self._keep = keep_days * DAY
+        self._clean_at = 0.0
+        self._queue: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
+        self._waiting: list[Row] = []
+        self._warned = False
+        self.written = 0
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    def add(self, row: Row) -> None:
+        """One more row. Does not wait for anything."""
+        self._queue.put(row)
+
+    def key_name(self, key: str) -> str:
+        """What to call an API key in the books: tells keys apart, and does not give them away."""
+        if not key:
+            return ""
+        return hashlib.blake2b(key.encode(), key=self._salt, digest_size=4).hexdigest()
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._queue.put(None)
+        self._thread.join()
+        self._connection.close()
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            last = self._take()
+            if self._waiting:
+                self._write(self._waiting)
+            if time.time() >= self._clean_at:
+                self._clean()
+        if self._waiting:
+            self._drop(len(self._waiting))
+        if self.dropped:
+            log.warning("the ledger %s lacks %d rows", self._path, self.dropped)
+
+    def _take(self) -> bool:
+        """Waits for rows, and a little for more of them. Returns whether it was told to end."""
+        rows = [self._queue.get()] if not self._waiting else []
+        until = time.monotonic() + WRITE_SECONDS
+        while None not in rows:
+            try:
+                rows.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
+            except queue.Empty:
+                break
+        self._waiting += [row for row in rows if row is not None]
+        return None in rows
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        try:
+            with _transaction(self._connection):
+                self._connection.executemany(_INSERT, map(astuple, rows))
+        except sqlite3.Error as error:
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "the ledger %s cannot be written (%s): %d rows wait, and of more than %d the "
+                    "oldest are dropped",
+                    self._path, error, len(rows), MOST_WAITING,
+                )  # fmt: skip
+            self._drop(len(self._waiting) - MOST_WAITING)
+            return
+        if self._warned:
+            self._warned = False
+            log.warning("the ledger %s is written again; %d rows lost", self._path, self.dropped)
+        self.written += len(rows)
+        self._waiting = []
+
+    def _drop(self, count: int) -> None:
+        if count > 0:
+            self.dropped += count
+            del self._waiting[:count]
+
+    def _clean(self) -> None:
+        now = time.time()
+        self._clean_at = now + DAY
+        with contextlib.suppress(sqlite3.Error):  # tomorrow, then
+            self._connection.execute("DELETE FROM requests WHERE time < ?", (now - self._keep,))
