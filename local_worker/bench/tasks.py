@@ -39,12 +39,14 @@ class Plan:
         efforts: each of them for every task.
         concurrency: requests in flight at a time.
         temperature: of every request; None leaves it to the server.
+        include_cost: whether the server can be asked what each answer took.
     """
 
     suite: Suite
     efforts: tuple[str, ...]
     concurrency: int
     temperature: float | None = None
+    include_cost: bool = False
 
 
 class Results:
@@ -156,18 +158,25 @@ async def _cancelled_at_the_first_failure() -> AsyncIterator[Start]:
         raise errors.exceptions[0] from None
 
 
-async def _ask(
-    client: httpx.AsyncClient, target: Target, plan: Plan, effort: str, task: Task
-) -> Answered:
+def _body(target: Target, plan: Plan, effort: str, task: Task) -> dict[str, Any]:
     body: dict[str, Any] = {"messages": list(task.messages), "reasoning_effort": effort}
     if target.model is not None:
         body["model"] = target.model
     if effort == AUTO:  # a conversation of its own: what was chosen earlier is not asked again
         body["prompt_cache_key"] = f"bench-{secrets.token_hex(8)}"
+    if plan.include_cost:
+        body["include_cost"] = True
     if plan.temperature is not None:
         body["temperature"] = plan.temperature
     if plan.suite.max_tokens is not None:
         body["max_completion_tokens"] = plan.suite.max_tokens
+    return body
+
+
+async def _ask(
+    client: httpx.AsyncClient, target: Target, plan: Plan, effort: str, task: Task
+) -> Answered:
+    body = _body(target, plan, effort, task)
     for retries in range(RETRIES + 1):
         sent = time.perf_counter()
         try:
@@ -191,6 +200,7 @@ def _answered(response: httpx.Response, effort: str, task: Task) -> Answered:
         choice, usage = found["choices"][0], found["usage"]
         message = choice["message"]
         details = usage.get("completion_tokens_details") or {}
+        took = usage.get("cost_details") or {}
         return Answered(
             task=task.id,
             effort=effort,
@@ -204,6 +214,12 @@ def _answered(response: httpx.Response, effort: str, task: Task) -> Answered:
             seconds=0.0,
             retries=0,
             finish_reason=str(choice.get("finish_reason")),
+            cached_tokens=int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0),
+            machine_seconds=took.get("machine_seconds"),
+            joules=usage.get("energy_joules"),
+            baseline_joules=float(took.get("baseline_joules") or 0.0),
+            unknown_seconds=float(took.get("unknown_seconds") or 0.0),
+            energy_source=str(took.get("energy_source") or ""),
         )
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise BenchError(

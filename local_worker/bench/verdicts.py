@@ -7,8 +7,15 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from local_worker.economics.costs import Outputs
+from local_worker.economics.energy import Share
+from local_worker.economics.prices import Tokens
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from local_worker.economics.costs import Costs, TaskCost
+    from local_worker.economics.prices import Price
 
 AUTO = "auto"
 AS_GOOD = 0.01
@@ -32,6 +39,12 @@ class Answered:
         seconds: from the request to the whole answer.
         retries: requests that failed before.
         finish_reason: as the server gives it.
+        cached_tokens: of the prompt's, that were not computed.
+        machine_seconds: of the server's machine; None where it does not say.
+        joules: likewise.
+        baseline_joules: of those, what it would have taken anyway.
+        unknown_seconds: of its time, for which no energy is known.
+        energy_source: where the joules come from.
     """
 
     task: str
@@ -46,6 +59,51 @@ class Answered:
     seconds: float
     retries: int
     finish_reason: str
+    cached_tokens: int = 0
+    machine_seconds: float | None = None
+    joules: float | None = None
+    baseline_joules: float = 0.0
+    unknown_seconds: float = 0.0
+    energy_source: str = ""
+
+    @property
+    def share(self) -> Share | None:
+        """Of the machine; None where the server does not tell."""
+        if self.machine_seconds is None or self.joules is None:
+            return None
+        return Share(self.machine_seconds, self.joules, self.baseline_joules, self.unknown_seconds)
+
+    @property
+    def tokens(self) -> Tokens:
+        """What an API would count."""
+        return Tokens(self.prompt_tokens, self.cached_tokens, self.output_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Pricing:
+    """What answers are paid for with.
+
+    Attributes:
+        costs: of machine and people.
+        price: of the API that gives them; None where this machine does.
+    """
+
+    costs: Costs
+    price: Price | None = None
+
+    def cost(self, answers: Sequence[Answered]) -> TaskCost | None:
+        """Of all of them; None where nobody knows what they took."""
+        if self.price is not None:
+            dollars = sum(self.price.of(answer.tokens) for answer in answers)
+            made = dollars * self.costs.one_usd
+        else:
+            shares = [answer.share for answer in answers]
+            if None in shares:
+                return None
+            made = sum(self.costs.of_share(share).total for share in shares if share)
+        right = sum(answer.right for answer in answers)
+        retries = sum(answer.retries for answer in answers)
+        return self.costs.of_outputs(made, Outputs(len(answers), right, retries))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +117,9 @@ class Row:
         thinking_tokens: what asking for the effort took included.
         tokens_per_right: tokens of all tasks by right answers; None without any.
         chosen: level -> tasks that were given it.
+        cost: of all tasks; None where nobody knows what they took.
+        joules: of a task, on average; None likewise.
+        machine_seconds: likewise.
     """
 
     effort: str
@@ -73,9 +134,12 @@ class Row:
     seconds: float
     retries: int
     chosen: Mapping[str, int]
+    cost: TaskCost | None = None
+    joules: float | None = None
+    machine_seconds: float | None = None
 
 
-def row_of(answers: Sequence[Answered]) -> Row:
+def row_of(answers: Sequence[Answered], pricing: Pricing) -> Row:
     """The row of one effort's answers, of which there is at least one."""
     weights = [a.weight for a in answers]
     total = sum(weights)
@@ -86,6 +150,8 @@ def row_of(answers: Sequence[Answered]) -> Row:
     tokens = sum(a.output_tokens + a.router_tokens for a in answers)
     rights = sum(a.right for a in answers)
     levels = sorted({a.chosen for a in answers})
+    shares = [a.share for a in answers if a.share is not None]
+    told = sum(shares, Share()) if len(shares) == len(answers) else None
     return Row(
         effort=answers[0].effort,
         tasks=len(answers),
@@ -99,20 +165,30 @@ def row_of(answers: Sequence[Answered]) -> Row:
         seconds=statistics.fmean(a.seconds for a in answers),
         retries=sum(a.retries for a in answers),
         chosen={level: sum(a.chosen == level for a in answers) for level in levels},
+        cost=pricing.cost(answers),
+        joules=None if told is None else told.joules / len(answers),
+        machine_seconds=None if told is None else told.seconds / len(answers),
     )
 
 
-def rows_of(answers: Sequence[Answered], efforts: Sequence[str]) -> list[Row]:
+def rows_of(answers: Sequence[Answered], efforts: Sequence[str], pricing: Pricing) -> list[Row]:
     """A row for each effort that has answers, in their order."""
     groups = [[a for a in answers if a.effort == effort] for effort in efforts]
-    return [row_of(group) for group in groups if group]
+    return [row_of(group, pricing) for group in groups if group]
 
 
 def cheapest(rows: Sequence[Row], bar: float) -> Row | None:
-    """The effort with the fewest tokens for a right answer among those that clear the bar."""
-    good = [(row.tokens_per_right, row) for row in rows if row.accuracy >= bar]
-    priced = [(tokens, row) for tokens, row in good if tokens is not None]
-    return min(priced, key=lambda pair: pair[0], default=(None, None))[1]
+    """The effort that clears the bar at the lowest cost of an accepted answer.
+
+    Where nobody knows what the answers cost, the one with the fewest tokens for it.
+    """
+    good = [row for row in rows if row.accuracy >= bar and row.tokens_per_right is not None]
+    priced = all(row.cost is not None for row in good)
+
+    def price(row: Row) -> float:
+        return (row.cost.per_accepted if priced and row.cost else row.tokens_per_right) or 0.0
+
+    return min(good, key=price, default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ COMMANDS = {
     "serve": "serve a model over an OpenAI-compatible API (no --model: the embedded demo model)",
     "chat": "a quick conversation with a running server",
     "bench": "measure a server under load, beside a peer in the same run",
+    "cost": "what the work so far has cost, and what a task costs at each effort",
     "probe": "show what this machine has and which backend it gets",
     "models": "list, show, pull, verify and remove models",
 }

@@ -48,3 +48,20 @@ def show(section: Section) -> None:
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def duration(seconds: float) -> str:
+    """For people."""
+    if seconds < 120:  # noqa: PLR2004 - two minutes
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004
+
+
+def energy(joules: float) -> str:
+    """For people."""
+    return f"{joules:,.1f} J" if joules < 36000 else f"{joules / 3.6e6:,.3f} kWh"  # noqa: PLR2004
+
+
+def money(amount: float) -> str:
+    """With as many digits as it takes to see something."""
+    return f"{amount:,.2f}" if amount >= 1 else f"{amount:.3g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,26 +16,35 @@ from local_worker.bench.html import Bar, Chart, Section, page
 from local_worker.bench.suite import load_suite
 from local_worker.bench.tasks import Plan, Results
 from local_worker.bench.tasks import run as run_tasks
-from local_worker.bench.verdicts import AUTO, against, cheapest, rows_of, saving
-from local_worker.cli.bench_common import base_url, show
+from local_worker.bench.verdicts import AUTO, Pricing, against, cheapest, rows_of, saving
+from local_worker.cli.bench_common import base_url, money, show
+from local_worker.economics.costs import load_costs
+from local_worker.economics.prices import load_prices
 from local_worker.errors import BenchError, ConfigError
 from local_worker.reasoning.effort import LEVELS
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from local_worker.bench.suite import Suite
-    from local_worker.bench.verdicts import Row
+    from local_worker.bench.verdicts import Answered, Row
 
 MOST_HEAT = 2
 EFFORTS = ("none", "low", "medium", "high", AUTO)
 HEAD = ("", "answers", "right", "95 %", "thinking tokens", "of those to choose", "output tokens",
-        "tokens per right answer", "seconds", "retries")  # fmt: skip
+        "tokens per right answer", "seconds", "retries", "joules")  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `bench tasks`."""
+    add_task_arguments(parser)
+    parser.add_argument("--report", type=Path, metavar="FILE.html",
+        help="write table and plots there")  # fmt: skip
+
+
+def add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to ask whom, and what it costs."""
     add = parser.add_argument
     add("suite", nargs="?", default="embedded", metavar="SUITE",
         help="embedded, finance, or a file.yaml (default: %(default)s)")  # fmt: skip
@@ -52,32 +61,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an option for `local-worker serve`, e.g. --serve-arg=--threads=2")  # fmt: skip
     add("--results", type=Path, metavar="FILE.jsonl",
         help="keep every answer there; a run that was stopped goes on from it")  # fmt: skip
+    add("--costs", type=Path, metavar="FILE.yaml", help="what machine and people cost")
+    add("--prices", type=Path, metavar="FILE.yaml", help="what APIs ask")
+    add("--price", metavar="NAME",
+        help="the server at --url is that API: reckon with its price, not a machine's")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write the figures there")
-    add("--report", type=Path, metavar="FILE.html", help="write table and plots there")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a run has brought; `rows` may be of fewer tasks than the suite has."""
+
+    suite: Suite
+    rows: Sequence[Row]
+    answers: Sequence[Answered]
+    pricing: Pricing
 
 
 def run(options: argparse.Namespace) -> int:
     """Asks, judges, prints."""
+    for path in (options.json, options.report):  # better now than after an hour
+        if path is not None:
+            check_writable(path)
+    measure(options, lambda measured: _tell(options, measured))
+    return 0
+
+
+def check_writable(path: Path) -> None:
+    """Raises `ConfigError` where no file can be made there."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"{path} cannot be written")
+
+
+def measure(options: argparse.Namespace, tell: Callable[[Measured], None]) -> None:
+    """Asks the suite at every effort. `tell` gets what there is, also when it could not go on."""
     suite = load_suite(options.suite)
     efforts = _efforts(options.efforts)
     if options.concurrency < 1:
         raise ConfigError("--concurrency must be at least 1")
     if options.temperature is not None and not 0 <= options.temperature <= MOST_HEAT:
         raise ConfigError(f"--temperature is between 0 and {MOST_HEAT}")
-    for path in (options.json, options.report):  # better now than after an hour
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise ConfigError(f"{path} cannot be written")
+    pricing = _pricing(options)
     with ExitStack() as stack:
-        target = _target(options, stack)
-        plan = Plan(suite, efforts, options.concurrency, options.temperature)
+        target, tells_cost = _target(options, stack)
+        plan = Plan(suite, efforts, options.concurrency, options.temperature, tells_cost)
         results = Results(options.results, plan, target)
         try:
             asyncio.run(run_tasks(target, plan, results, _progress))
         finally:
-            rows = rows_of(results.answers, efforts)
+            rows = rows_of(results.answers, efforts, pricing)
             if rows:
-                _tell(options, suite, rows, results)
-    return 0
+                tell(Measured(suite, rows, results.answers, pricing))
+
+
+def _pricing(options: argparse.Namespace) -> Pricing:
+    costs, listed = load_costs(options.costs), load_prices(options.prices)
+    if options.price is None:
+        return Pricing(costs)
+    names = {price.model: price for price in listed}
+    if options.price not in names:
+        raise ConfigError(f"--price {options.price!r} is none of {', '.join(names)}")
+    return Pricing(costs, names[options.price])
 
 
 def _efforts(text: str) -> tuple[str, ...]:
@@ -89,7 +133,8 @@ def _efforts(text: str) -> tuple[str, ...]:
     return efforts
 
 
-def _target(options: argparse.Namespace, stack: ExitStack) -> peers.Target:
+def _target(options: argparse.Namespace, stack: ExitStack) -> tuple[peers.Target, bool]:
+    """Whom to ask, and whether that one tells what its answers cost."""
     if options.url is not None:
         url = base_url(options.url)
     else:
@@ -98,17 +143,19 @@ def _target(options: argparse.Namespace, stack: ExitStack) -> peers.Target:
         server.wait()
         url = server.target.url
     served = _served_model(url, options.api_key)
-    name = options.model if options.url is not None and options.model else served
-    return peers.Target("server", url, name, options.api_key)
+    name = options.model if options.url is not None and options.model else str(served["id"])
+    ours = served.get("owned_by") == "local-worker"
+    return peers.Target("server", url, name, options.api_key), ours
 
 
-def _served_model(url: str, api_key: str | None) -> str:
-    """The name of what a server serves: its answers are kept under it."""
+def _served_model(url: str, api_key: str | None) -> dict[str, Any]:
+    """What a server says of the model it serves: its answers are kept under its name."""
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         response = httpx.get(f"{url}/v1/models", headers=headers, timeout=30, trust_env=False)
         response.raise_for_status()
-        return str(response.json()["data"][0]["id"])
+        model = response.json()["data"][0]
+        return {"id": model["id"], **model}
     except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
         raise BenchError(f"{url} is no OpenAI-compatible server: {error}") from None
 
@@ -119,24 +166,34 @@ def _progress(done: int, total: int) -> None:
         print(f"\r{done} of {total} answers", end=end, file=sys.stderr, flush=True)
 
 
-def _tell(options: argparse.Namespace, suite: Suite, rows: Sequence[Row], results: Results) -> None:
-    section = _section(suite, rows)
-    show(section)
-    findings = list(_findings(suite, rows))
-    for line in findings:
+def _tell(options: argparse.Namespace, measured: Measured) -> None:
+    found = section(measured)
+    show(found)
+    told = list(findings(measured.suite, measured.rows))
+    for line in told:
         print(line)
-    report.write(options.report, page("local-worker bench tasks", [section]))
-    found: dict[str, Any] = {
-        "suite": suite.name,
-        "rows": [asdict(row) for row in rows],
-        "findings": findings,
-        "answers": [asdict(answer) for answer in results.answers],
+    report.write(options.report, page("local-worker bench tasks", [found]))
+    report.write_json(options.json, as_json(measured, told))
+
+
+def as_json(measured: Measured, told: Sequence[str]) -> dict[str, Any]:
+    """Everything that was found out."""
+    return {
+        "suite": measured.suite.name,
+        "currency": measured.pricing.costs.currency,
+        "rows": [asdict(row) for row in measured.rows],
+        "findings": list(told),
+        "answers": [asdict(answer) for answer in measured.answers],
     }
-    report.write_json(options.json, found)
 
 
-def _section(suite: Suite, rows: Sequence[Row]) -> Section:
-    table = [list(HEAD), *(_cells(row) for row in rows)]
+def section(measured: Measured) -> Section:
+    """The efforts, side by side."""
+    rows, suite = measured.rows, measured.suite
+    priced = any(row.cost is not None for row in rows)
+    currency = measured.pricing.costs.currency
+    head = [*HEAD, *((f"{currency} per 1,000 tasks", "per 1,000 accepted") if priced else ())]
+    table = [head, *(_cells(row, priced=priced) for row in rows)]
     charts = [
         Chart(
             "right, %", [Bar(r.effort, [100 * r.low, 100 * r.accuracy, 100 * r.high]) for r in rows]
@@ -144,10 +201,14 @@ def _section(suite: Suite, rows: Sequence[Row]) -> Section:
         Chart("thinking tokens of a task", [Bar(r.effort, [r.thinking_tokens]) for r in rows]),
         Chart("seconds of a task", [Bar(r.effort, [r.seconds]) for r in rows]),
     ]
-    return Section(f"{suite.name}: {suite.about} ({len(suite.tasks)} tasks)", table, charts)
+    sources = sorted({answer.energy_source for answer in measured.answers} - {""})
+    notes = [f"energy: {source}" for source in sources]
+    return Section(
+        f"{suite.name}: {suite.about} ({len(suite.tasks)} tasks)", table, charts, notes=notes
+    )
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, *, priced: bool) -> list[str]:
     return [
         row.effort,
         str(row.tasks),
@@ -159,10 +220,23 @@ def _cells(row: Row) -> list[str]:
         "-" if row.tokens_per_right is None else f"{row.tokens_per_right:.1f}",
         f"{row.seconds:.2f}",
         str(row.retries),
+        "-" if row.joules is None else f"{row.joules:.3g}",
+        *(_prices(row) if priced else ()),
     ]
 
 
-def _findings(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
+def _prices(row: Row) -> tuple[str, str]:
+    if row.cost is None:
+        return "-", "-"
+    return per_thousand(row.cost.per_output), per_thousand(row.cost.per_accepted)
+
+
+def per_thousand(cost: float | None) -> str:
+    """Of something that costs so much each."""
+    return "-" if cost is None else money(1000 * cost)
+
+
+def findings(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
     """What the table says, in words."""
     if any(row.tasks < len(suite.tasks) for row in rows):
         yield "the run is not complete: its rows are not of the same tasks"

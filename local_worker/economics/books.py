@@ -244,9 +244,7 @@ class Books:
 
     def _cost(self, account: Account) -> RequestCost:
         if account.cost is None:
-            share = account.share
-            idle = self.meter.idle_watts
-            account.cost = self.costs.of_request(share.seconds, share.joules, idle)
+            account.cost = self.costs.of_share(account.share)
         return account.cost
 
     def _write(self, account: Account) -> None:

@@ -22,12 +22,14 @@ from local_worker.documents import Record
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from local_worker.economics.energy import Share
+
 SECONDS_PER_YEAR = 365.25 * 86400
 JOULES_PER_KWH = 3.6e6
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Portion = Annotated[float, Field(ge=0, le=1)]
 
 
 class Hardware(Record):
@@ -65,7 +67,7 @@ class Electricity(Record):
 class Review(Record):
     """People who look at outputs: how many of them, for how long, at what wage."""
 
-    share: Share = 0.0
+    share: Portion = 0.0
     minutes: Amount = 1.0
     wage_per_hour: Amount = 40.0
 
@@ -87,23 +89,19 @@ class Costs(Record):
     retry_cost: Amount = 0.0
     tool_cost: Amount = 0.0
 
-    def of_request(self, seconds: float, joules: float, idle_watts: float | None) -> RequestCost:
-        """What a request takes of the machine.
+    def of_share(self, share: Share) -> RequestCost:
+        """What a share of the machine costs.
 
-        Args:
-            seconds: its share of the machine's time.
-            joules: its share of the energy.
-            idle_watts: what the machine takes while it does nothing; None where that is not known,
-                and then nobody pays for it.
+        Beside its own energy it pays for the machine's idling, unless nobody knows what that is.
         """
         machine = self.hardware
         second = machine.per_year / (SECONDS_PER_YEAR * machine.utilisation)
         # For each second at work it is idle for so many.
-        idle = seconds * (1 / machine.utilisation - 1) * (idle_watts or 0.0)
+        idle = share.seconds * (1 / machine.utilisation - 1) * share.baseline_watts
         return RequestCost(
-            electricity=self.electricity.price(joules),
+            electricity=self.electricity.price(share.joules),
             idle_electricity=self.electricity.price(idle),
-            hardware=seconds * second,
+            hardware=share.seconds * second,
         )
 
     def of_outputs(self, machine: float, work: Outputs) -> TaskCost:

@@ -48,6 +48,12 @@ class Share:
     baseline: float = 0.0
     unknown: float = 0.0
 
+    @property
+    def baseline_watts(self) -> float:
+        """What the machine takes while it does nothing; 0 while that is not known."""
+        known = self.seconds - self.unknown
+        return self.baseline / known if known > 0 else 0.0
+
     def __add__(self, other: Share) -> Share:
         return Share(
             self.seconds + other.seconds,

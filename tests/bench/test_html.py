@@ -2,10 +2,24 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 
-from local_worker.bench.html import LABEL, WIDTH, Bar, Chart, Section, page
+from local_worker.bench.html import (
+    HEIGHT,
+    LABEL,
+    LINE,
+    WIDTH,
+    Bar,
+    Chart,
+    Plot,
+    Section,
+    Series,
+    page,
+    plot_svg,
+    round_step,
+)
 
 SECTION = Section(
     "a <load>",
@@ -53,3 +67,60 @@ def test_bars_are_as_long_as_their_medians():
 def test_a_chart_of_nothing_but_zeros():
     chart = Chart("none", [Bar("a", [0.0])])
     assert re.search(r'width="0.0"', page("x", [Section("s", [["a"]], [chart])]))
+
+
+PLOT = Plot(
+    "a <month>",
+    "tasks",
+    "USD",
+    [
+        Series("here", [(0.0, 50.0), (1000.0, 50.0)], line=True),
+        Series("there", [(0.0, 0.0), (1000.0, 100.0)], line=True),
+        Series("there too", [(0.0, 0.0), (1000.0, 100.0)], line=True),
+        Series("a dot", [(500.0, 75.0)]),
+    ],
+)
+
+
+def test_a_plot_has_its_lines_dots_axes_and_names():
+    reader = read(plot_svg(PLOT))
+    tags = [tag for tag, _ in reader.tags]
+    assert tags.count("polyline") == 3
+    assert tags.count("circle") == 1
+    assert {"tasks", "USD", "here", "there", "there too", "a dot", "0", "500", "1,000"} <= set(
+        reader.text
+    )
+
+
+def test_points_are_where_their_figures_say():
+    reader = read(plot_svg(PLOT))
+    ways = [a["points"].split() for tag, a in reader.tags if tag == "polyline"]
+    flat, rising = ([tuple(map(float, p.split(","))) for p in way] for way in ways[:2])
+    assert flat[0][1] == flat[1][1]
+    assert flat[0][1] == pytest.approx((rising[0][1] + rising[1][1]) / 2, abs=0.2)
+    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in flat + rising)
+
+
+def test_names_do_not_lie_on_each_other():
+    reader = read(plot_svg(PLOT))
+    ys = sorted(float(a["y"]) for tag, a in reader.tags if tag == "text" and "fill" in a)
+    assert len(ys) == 4
+    assert all(below - above >= LINE - 0.1 for above, below in pairwise(ys))
+
+
+@pytest.mark.parametrize(
+    ("size", "step"), [(1.0, 1), (1.2, 2), (3.3, 5), (7.0, 10), (0.012, 0.02), (4000, 5000)]
+)
+def test_ticks_are_round(size, step):
+    assert round_step(size) == pytest.approx(step)
+
+
+def test_a_plot_of_one_point_or_none_can_be_drawn():
+    assert "<circle" in plot_svg(Plot("p", "x", "y", [Series("one", [(3.0, 3.0)])]))
+    assert "<svg" in plot_svg(Plot("p", "x", "y", []))
+
+
+def test_notes_are_below_the_table():
+    text = page("p", [Section("s", [["a"]], notes=["one & two"], plots=[PLOT])])
+    assert "<li>one &amp; two</li>" in text
+    assert text.index("<polyline") < text.index("<li>")

@@ -12,6 +12,7 @@ from local_worker.economics.costs import (
     default_text,
     load_costs,
 )
+from local_worker.economics.energy import Share
 from local_worker.errors import ConfigError
 
 MACHINE = Hardware(price=4000.0, lifetime_years=4.0, utilisation=0.5, upkeep_per_year=1000.0)
@@ -19,20 +20,21 @@ COSTS = Costs(hardware=MACHINE, electricity=Electricity(price_per_kwh=0.36, over
 
 
 def test_hardware_is_paid_for_by_the_seconds_in_which_it_computes():
-    cost = COSTS.of_request(SECONDS_PER_YEAR / 2, 0.0, None)
+    cost = COSTS.of_share(Share(seconds=SECONDS_PER_YEAR / 2))
     assert cost.hardware == pytest.approx(2000.0), "half a year at work pays for a year"
     assert cost.electricity == 0.0
     assert cost.idle_electricity == 0.0
 
 
 def test_energy_has_its_price_with_what_cooling_takes():
-    cost = COSTS.of_request(0.0, 3.6e6, None)
+    cost = COSTS.of_share(Share(joules=3.6e6))
     assert cost.electricity == pytest.approx(0.36 * 1.5)
 
 
 def test_what_idles_is_paid_for_too():
-    cost = COSTS.of_request(3600.0, 0.0, 1000.0)
-    assert cost.idle_electricity == pytest.approx(0.54), "an hour of idling for each at work"
+    share = Share(seconds=4000.0, joules=0.0, baseline=3.6e6, unknown=400.0)
+    cost = Costs(hardware=MACHINE, electricity=COSTS.electricity).of_share(share)
+    assert cost.idle_electricity == pytest.approx(0.6), "a second of idling for each at work"
     assert cost.total == cost.hardware + cost.idle_electricity
 
 
