@@ -46,6 +46,8 @@ class ServerConfig:
             where that says nothing.
         effort_rules: efforts that are fixed before `auto` asks the model; they come before the
             catalog's.
+        early_exit: whether `auto` may end a thought whose answer is settled; None leaves it to the
+            model's entry.
         budget_message: text put before the closer when a thought is cut.
         allow_unenforced_effort: serve effort although the self-test failed.
         pins: prompts to compute at start and keep.
@@ -64,6 +66,7 @@ class ServerConfig:
     max_thinking_tokens: int | None = None
     default_effort: str | None = None
     effort_rules: tuple[EffortRule, ...] = ()
+    early_exit: bool | None = None
     budget_message: str = ""
     allow_unenforced_effort: bool = False
     pins: tuple[Pin, ...] = ()

@@ -59,6 +59,27 @@ class EffortRule(_Record):
     effort: Level
 
 
+class EarlyExit(_Record):
+    """When a thought may end before its budget: where its answer is settled already.
+
+    Where a line begins with one of the markers, the thought is closed for a trial: if the model is
+    sure of the answer that follows, that is the answer; else it goes on thinking. The method is
+    that of DEER (Yang et al. 2025, arXiv:2504.15895), with its measure: the geometric mean of the
+    most probable token's probability.
+
+    Attributes:
+        markers: with which the model turns to something else; an empty one tries every line.
+        confidence: above which the answer is settled.
+        window: tokens of the answer that are looked at.
+        pays: whether it is on unless the operator says otherwise: it has been measured.
+    """
+
+    markers: tuple[str, ...] = ("Wait", "But wait", "Alternatively", "Hmm", "Let me double")
+    confidence: float = Field(default=0.95, gt=0, le=1)
+    window: int = Field(default=24, ge=1, le=1024)
+    pays: bool = False
+
+
 _RULES = TypeAdapter(tuple[EffortRule, ...])
 
 

@@ -37,6 +37,7 @@ class ClosedBy(StrEnum):
     BUDGET = "budget"
     SOFT = "soft"
     TOOL_CALL = "tool_call"
+    EARLY = "early"
     MAX_TOKENS = "max_tokens"
     NONE = "none"
 
@@ -159,6 +160,8 @@ class GenerationRequest:
             runs; only engines whose `EngineInfo.pins` says so take it.
         continues_at: so many tokens of the prompt are what another request will begin with soon;
             an engine whose memory cannot go back keeps what it has there.
+        traced: outputs carry their tokens, and the first one how it began.
+        goes_on: it is the next part of a sequence that ran until now: it waits for no newcomer.
     """
 
     request_id: str
@@ -173,6 +176,8 @@ class GenerationRequest:
     adapter: str | None = None
     pinned: bool = False
     continues_at: int | None = None
+    traced: bool = False
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +214,7 @@ class Finish:
         prefill: seconds from there to the first output token.
         decode: seconds from there to the end.
         cached_tokens: of the prompt, that were not computed for this sequence.
+        trial_tokens: of answers that were tried in mid-thought and not taken.
     """
 
     reason: FinishReason
@@ -219,6 +225,16 @@ class Finish:
     prefill: float = 0.0
     decode: float = 0.0
     cached_tokens: int = 0
+    trial_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a sequence began; see `Finish` for the fields."""
+
+    queued: float
+    prefill: float
+    cached_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +248,10 @@ class StepOutput:
         num_reasoning_tokens: of those, sampled inside a thought.
         logprobs: of the content tokens released by this step.
         finish: set on the last output and only there.
+        token_ids: that became part of the sequence in this step, where the request is traced.
+        piece: the bytes of the sampled one among them, white space that no text shows included.
+        thinking: whether the next token belongs to a thought, and none of a delimiter's is held.
+        start: on the first output of such a request.
     """
 
     request_id: str
@@ -240,6 +260,10 @@ class StepOutput:
     num_reasoning_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
+    token_ids: tuple[int, ...] = ()
+    piece: bytes = b""
+    thinking: bool = False
+    start: Start | None = None
 
 
 @dataclass(frozen=True, slots=True)

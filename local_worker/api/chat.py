@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 
 from local_worker.api import translate
 from local_worker.api.choices import Choice, stream
+from local_worker.api.early_exit import EarlyExits
 from local_worker.api.events import ClientGoneError
 from local_worker.api.jobs import (
     GONE,
@@ -103,6 +104,8 @@ async def prepare(state: ApiState, body: ChatBody, caller: Caller) -> Chat:
         asking = Asking(body, prompter, adapter, caller)
         routed = await decide(state, model.router, asking)
         chosen = settle(chosen, routed.decision.effort, model.policy)
+        if model.early_exit is not None:
+            caller.account.engine = EarlyExits(caller.account.engine, model.early_exit)
     fitted = await _fit(state, body, chosen, prompter, closes=routed is not None)
     limits = Limits(
         max_tokens=fitted.allotment.max_tokens,

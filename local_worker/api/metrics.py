@@ -40,7 +40,9 @@ class Metrics:
             "thinking_tokens", "Sampled thinking tokens", "effort", "closed_by"
         )
         self._routed = self._counter("auto_decisions", "Efforts that auto chose", "effort", "by")
-        self._router = self._counter("router_tokens", "Tokens that asking the model took")
+        self._router = self._counter(
+            "router_tokens", "Tokens that choosing efforts and trying answers took"
+        )
         self._queued = self._histogram("queue_seconds", "Arrival to first computed token")
         self._first = self._histogram("time_to_first_token_seconds", "Arrival to first token")
         self._between = self._histogram("inter_token_seconds", "Mean time between output tokens")
@@ -57,6 +59,7 @@ class Metrics:
         self._sequences.labels(str(finish.reason)).inc()
         self._output.inc(choice.num_tokens)
         self._thinking.labels(effort, str(finish.closed_by)).inc(choice.num_reasoning_tokens)
+        self._router.inc(finish.trial_tokens)
         self._queued.observe(finish.queued)
         self._first.observe(finish.queued + finish.prefill)
         if choice.num_tokens > 1:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from local_worker.catalog.schema import Probe, SamplingDefaults, ThinkingSpec
     from local_worker.config import ServerConfig
     from local_worker.engine import Engine
-    from local_worker.rules import EffortRule
+    from local_worker.rules import EarlyExit, EffortRule
 
 SELF_TEST_BUDGET = 8
 SELF_TEST_ANSWER = 8
@@ -85,6 +85,7 @@ class ServedModel:
         vocab_size: token ids are below it.
         self_test: outcome; None before it ran.
         router: None where `auto` cannot be had.
+        early_exit: when a thought that `auto` has chosen may end early; None where it may not.
         limits: what the engine cannot serve, as (request field, reason).
         adapters: LoRA adapters, which clients name in place of the model.
     """
@@ -97,6 +98,7 @@ class ServedModel:
     vocab_size: int
     self_test: SelfTest | None = None
     router: Router | None = None
+    early_exit: EarlyExit | None = None
     limits: tuple[tuple[str, str], ...] = ()
     adapters: tuple[str, ...] = ()
     allow_unenforced: bool = False
@@ -166,6 +168,7 @@ async def load_model(engine: Engine, card: ModelCard, config: ServerConfig) -> S
         tokens=tokens,
         policy=_policy(spec, tokens, config, auto=router is not None),
         router=router,
+        early_exit=_early_exit(spec, config) if router else None,
         max_model_len=info.max_model_len,
         limits=tuple((field, f"{info.engine}: {reason}") for field, reason in info.limits),
         adapters=info.adapters,
@@ -221,6 +224,13 @@ async def _router(engine: Engine, spec: ThinkingSpec, config: ServerConfig) -> R
     if len(labels) < len(spec.probe.labels):
         return None
     return Router(spec.probe, labels, (*config.effort_rules, *spec.rules))
+
+
+def _early_exit(spec: ThinkingSpec | None, config: ServerConfig) -> EarlyExit | None:
+    if spec is None:
+        return None
+    wanted = spec.early_exit.pays if config.early_exit is None else config.early_exit
+    return spec.early_exit if wanted else None
 
 
 def _policy(

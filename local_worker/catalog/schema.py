@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from local_worker.rules import EffortRule, Level  # noqa: TC001 - pydantic reads annotations
+from local_worker.rules import EarlyExit, EffortRule, Level
 
 LEVELS: tuple[Level, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -252,6 +252,7 @@ class ThinkingSpec(Record):
             model.
         probe: how.
         rules: efforts that are fixed before it is asked.
+        early_exit: when a thought that `auto` has chosen may end early.
     """
 
     start: str = Field(min_length=1)
@@ -268,6 +269,7 @@ class ThinkingSpec(Record):
     default_effort: Level | Literal["auto"]
     probe: Probe = Probe()
     rules: tuple[EffortRule, ...] = ()
+    early_exit: EarlyExit = EarlyExit()
 
     @model_validator(mode="after")
     def _check_tables(self) -> ThinkingSpec:

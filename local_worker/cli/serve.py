@@ -132,6 +132,9 @@ def _add_effort_arguments(parser: argparse.ArgumentParser) -> None:
         "model's own, which is auto or none)")  # fmt: skip
     add("--effort-rules", type=Path, metavar="FILE.yaml",
         help="efforts for certain requests, before auto asks the model")  # fmt: skip
+    add("--early-exit", choices=("on", "off"),
+        help="whether auto may end a thought whose answer is settled (default: where it has been "
+        "measured to pay)")  # fmt: skip
     add("--budget-message", default="", metavar="TEXT",
         help="text to put before the closer when a thought is cut")  # fmt: skip
     add("--allow-unenforced-effort", action="store_true",
@@ -242,6 +245,7 @@ def _server_config(options: argparse.Namespace) -> ServerConfig:
         max_thinking_tokens=options.max_thinking_tokens,
         default_effort=options.effort,
         effort_rules=() if options.effort_rules is None else read_rules(options.effort_rules),
+        early_exit=None if options.early_exit is None else options.early_exit == "on",
         budget_message=options.budget_message,
         allow_unenforced_effort=options.allow_unenforced_effort,
         pins=tuple(read_pin(path) for path in options.pin_prefix),

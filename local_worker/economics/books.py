@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from local_worker.economics.costs import Costs, RequestCost
     from local_worker.economics.ledger import Ledger
     from local_worker.economics.sources import PowerSource
-    from local_worker.engine import Engine
+    from local_worker.engine import Engine, Generates
     from local_worker.types import Finish, GenerationRequest, StepOutput
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class Account:
         order: None until it is known.
         share: of energy and time, so far.
         outputs: the newest one of each sequence.
+        engine: that its sequences go to, by way of `counted`.
     """
 
     books: Books
@@ -90,6 +91,11 @@ class Account:
     outputs: dict[str, StepOutput | None] = field(default_factory=dict)
     failed: bool = False
     cost: RequestCost | None = None
+    engine: Generates = field(init=False)
+    ids: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.engine = _Counted(self)
 
     def __enter__(self) -> Account:
         return self
@@ -105,8 +111,7 @@ class Account:
     async def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
         """As `Engine.generate`; what it takes is put down here."""
         self.outputs[request.request_id] = None
-        self.books.watch(request.request_id, self)
-        generation = cast("AsyncGenerator[StepOutput, None]", self.books.engine.generate(request))
+        generation = cast("AsyncGenerator[StepOutput, None]", self.engine.generate(request))
         try:
             async with aclosing(generation) as outputs:
                 async for output in outputs:
@@ -119,6 +124,20 @@ class Account:
     def bill(self) -> Bill:
         """What it costs, once its sequences have ended."""
         return self.books.bill(self)
+
+
+class _Counted:
+    """The engine, as an account sees it: whatever is computed is put down to it."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
+        """See `engine.Engine.generate`."""
+        account = self._account
+        account.ids.append(request.request_id)
+        account.books.watch(request.request_id, account)
+        return account.books.engine.generate(request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +236,7 @@ class Books:
                 account = self._watched[request_id]
                 account.share = account.share + share
         for account in closed:
-            for request_id in account.outputs:
+            for request_id in account.ids:
                 self._watched.pop(request_id, None)
             self._write(account)
 
@@ -275,7 +294,7 @@ class Books:
             cached_tokens=order.cached_tokens(ends) if len(ends) == len(last) > 0 else 0,
             thinking_tokens=sum(output.num_reasoning_tokens for output in last if output),
             output_tokens=sum(output.num_tokens for output in last if output),
-            router_tokens=order.router_tokens,
+            router_tokens=order.router_tokens + sum(end.trial_tokens for end in ends),
             queued=min((end.queued for end in ends), default=0.0),
             prefill=min((end.prefill for end in ends), default=0.0),
             decode=max((end.decode for end in ends), default=0.0),

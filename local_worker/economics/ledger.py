@@ -58,7 +58,7 @@ class Row:
         cached_tokens: of those, that were not computed.
         thinking_tokens: sampled inside a thought.
         output_tokens: all that came out, thoughts included.
-        router_tokens: that choosing the effort took.
+        router_tokens: that choosing the effort took, and trying to end thoughts early.
         queued: seconds until the first sequence was computed.
         prefill: seconds from there to its first token.
         decode: seconds from there to the end of the last one.

@@ -18,6 +18,7 @@ from local_worker.types import (
     EngineStats,
     Finish,
     FinishReason,
+    Start,
     StepOutput,
     TokenLogprob,
 )
@@ -188,9 +189,11 @@ class FakeEngine:
         if request.sampling.logprobs is not None:
             top = ((piece(token_id), 0.0),) * min(1, request.sampling.logprobs)
             logprob = TokenLogprob(token_id, piece(token_id), 0.0, top)
+        first = not turn.num_tokens
         step = turn.step(
             token_id, piece(token_id), ends_generation=token_id == END, logprob=logprob
         )
+        taken = ((token_id,) if step.accepted else ()) + step.force
         finish = None
         if step.finish is not None:
             finish = Finish(step.finish, turn.closed_by, turn.stop)
@@ -201,6 +204,10 @@ class FakeEngine:
             turn.num_reasoning_tokens,
             step.logprobs,
             finish,
+            taken if request.traced else (),
+            piece(token_id) if request.traced else b"",
+            request.traced and turn.thinks,
+            Start(0.0, 0.0, 0) if request.traced and first else None,
         )
 
     def stats(self) -> EngineStats:

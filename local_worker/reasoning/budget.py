@@ -131,6 +131,11 @@ class BudgetMachine:
         """Whether the next sampled token belongs to a thought."""
         return self.phase in (Phase.COUNTING, Phase.SOFT_LANDING, Phase.WAITING_UTF8)
 
+    @property
+    def undecided(self) -> bool:
+        """Whether the last tokens may still turn out to be part of a delimiter."""
+        return bool(self._held)
+
     def begin(self) -> tuple[int, ...]:
         """Enters the thought that the template opened, if it did. Returns tokens to force."""
         if not self._starts_inside:

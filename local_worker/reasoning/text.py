@@ -63,15 +63,22 @@ class TextStream:
 
     The thought loses the white space around it, and an answer that follows a thought loses the
     white space before it: both belong to the delimiters and to nobody's text.
+
+    Args:
+        stop: texts that end the answer.
+        thinking: it begins in the middle of a thought.
+        answering: it begins with the answer to one.
     """
 
-    def __init__(self, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, stop: Sequence[str] = (), *, thinking: bool = False, answering: bool = False
+    ) -> None:
         self._decoders = {channel: _utf8() for channel in Channel}
         self._stops = StopMatcher(stop)
         self._held_space = ""
-        self._thought_begun = False
+        self._thought_begun = thinking
         self._answer_begun = False
-        self._thought_seen = False
+        self._thought_seen = answering
 
     @property
     def stop(self) -> str | None:

@@ -45,7 +45,12 @@ class Turn:
     def __init__(self, request: GenerationRequest) -> None:
         self._request = request
         self._machine = _machine(request)
-        self._text = TextStream(request.stop)
+        inside = request.thinking is not None and request.thinking.starts_inside
+        self._text = TextStream(
+            request.stop,
+            thinking=request.goes_on and inside,
+            answering=request.goes_on and not inside,
+        )
         self._deltas: list[TextDelta] = []
         self._logprobs: list[TokenLogprob] = []
         self.num_tokens = 0
@@ -59,6 +64,11 @@ class Turn:
     def closed_by(self) -> ClosedBy:
         """What closed the last thought."""
         return self._machine.closed_by if self._machine else ClosedBy.NONE
+
+    @property
+    def thinks(self) -> bool:
+        """Whether what comes next belongs to a thought, for all that is known."""
+        return self._machine is not None and self._machine.inside and not self._machine.undecided
 
     @property
     def stop(self) -> str | None:

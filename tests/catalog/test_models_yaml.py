@@ -179,7 +179,7 @@ def test_the_demo_entry_is_what_the_demo_file_says(tmp_path):
     assert guess is not None
     assert model.thinking is not None
     # What cannot be read from the template.
-    ours = ("effort", "answer_allowance", "probe")
+    ours = ("effort", "answer_allowance", "probe", "early_exit")
     taught = {name: getattr(model.thinking, name) for name in ours}
     assert guess.model_copy(update=taught) == model.thinking
 

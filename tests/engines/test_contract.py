@@ -7,7 +7,9 @@ from contextlib import aclosing
 
 import pytest
 
+from local_worker.api.early_exit import EarlyExits
 from local_worker.errors import InvalidParameterError
+from local_worker.rules import EarlyExit
 from local_worker.types import (
     Channel,
     ClosedBy,
@@ -263,3 +265,34 @@ async def test_what_was_computed_is_known_by_request_when_it_ends(engine):
     assert set(work) == {"r0", "r1", "r2"}
     assert all(seconds > 0 for seconds in work.values())
     assert engine.take_work() == {}, "it is told once"
+
+
+async def test_a_traced_request_tells_its_tokens_and_how_it_began(engine):
+    request = await request_for(engine, max_tokens=12, traced=True)
+    outputs = await outputs_of(engine, request)
+    ids = [i for output in outputs for i in output.token_ids]
+    assert len(ids) == outputs[-1].num_tokens
+    assert b"".join(output.piece for output in outputs).decode().startswith(text_of(outputs))
+    assert outputs[0].start is not None
+    assert all(output.start is None for output in outputs[1:])
+    plain = await outputs_of(engine, await request_for(engine, "p", max_tokens=12))
+    assert not any(output.token_ids or output.piece or output.start for output in plain)
+
+
+async def test_a_thought_in_parts_is_the_thought(sampling_engine):
+    """An answer is tried at every line and never taken: the rest is as if nothing had been."""
+    lines = EarlyExit(markers=("",), confidence=1.0)
+    same, parts = 0, 0
+    for number in range(6):
+        text = CHAT.replace("4x5", f"{2 + number}x5")
+        budget = await thinking(sampling_engine, 64)
+        request = await request_for(sampling_engine, f"w{number}", text, 90, thinking=budget)
+        plain = await outputs_of(sampling_engine, request)
+        outputs = await outputs_of(EarlyExits(sampling_engine, lines), request)
+        finish = outputs[-1].finish
+        assert finish is not None
+        parts += finish.trial_tokens > 0
+        assert outputs[-1].num_reasoning_tokens <= 64
+        same += all(text_of(outputs, c) == text_of(plain, c) for c in Channel)
+    assert parts == 6
+    assert same >= 4, "rounding may flip a token where other rows are computed beside it"

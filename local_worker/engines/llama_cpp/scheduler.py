@@ -260,10 +260,10 @@ class Scheduler:
             self.running.append(sequence)
 
     def _by_rank(self, now: float) -> list[CachedSequence]:
-        """Waiting sequences, interactive ones first, then in order of arrival."""
+        """Waiting sequences: what goes on, what is interactive, the rest; as they have arrived."""
         waiting = list(self.waiting)
         if len(self.running) < self._room.max_num_seqs:
-            waiting.sort(key=lambda s: s.request.background and now - s.arrived < PATIENCE)
+            waiting.sort(key=lambda s: _rank(s, now))
         return waiting
 
     def _make_room(
@@ -342,6 +342,13 @@ class Scheduler:
         budget = fitting(taken, allowed)
         for sequence, count in _shares(prefilling, budget):
             yield _chunk(sequence, count)
+
+
+def _rank(sequence: CachedSequence, now: float) -> int:
+    request = sequence.request
+    if request.background and now - sequence.arrived < PATIENCE:
+        return 2
+    return 0 if request.goes_on else 1
 
 
 def _still_awaits(sequence: CachedSequence) -> bool:

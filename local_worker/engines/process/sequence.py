@@ -5,11 +5,12 @@ WAITING -> RUNNING -> FINISHED
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from local_worker.reasoning.turn import Turn
-from local_worker.types import Finish, FinishReason, StepOutput
+from local_worker.types import Finish, FinishReason, Start, StepOutput
 
 if TYPE_CHECKING:
     from local_worker.types import GenerationRequest, TextDelta, TokenLogprob
@@ -64,7 +65,8 @@ class Sequence:
             and forced ones), and what to report.
         """
         assert self.status is Status.RUNNING, self.status
-        if self._first_token is None:
+        first = self._first_token is None
+        if first:
             self._first_token = now
         step = self.turn.step(token_id, piece, ends_generation=ends, logprob=logprob)
         taken = ((token_id,) if step.accepted else ()) + step.force
@@ -72,13 +74,28 @@ class Sequence:
         finish = None
         if step.finish is not None:
             finish = self._finish(step.finish, now)
-        return taken, self._output(step.deltas, step.logprobs, finish)
+        output = self._output(step.deltas, step.logprobs, finish)
+        if self.request.traced:
+            start = self._begun() if first else None
+            output = replace(
+                output, token_ids=taken, piece=piece, thinking=self.turn.thinks, start=start
+            )
+        return taken, output
 
     def end(self, reason: FinishReason, now: float, error: str | None = None) -> StepOutput:
         """Ends it from outside: aborted, or an error."""
         assert self.status is not Status.FINISHED, self.status
         deltas = self.turn.abandon()
         return self._output(deltas, (), self._finish(reason, now, error))
+
+    def _begun(self) -> Start:
+        assert self._started is not None
+        assert self._first_token is not None
+        return Start(
+            queued=self._started - self.arrived,
+            prefill=self._first_token - self._started,
+            cached_tokens=self.num_cached_tokens,
+        )
 
     def _finish(self, reason: FinishReason, now: float, error: str | None = None) -> Finish:
         self.status = Status.FINISHED

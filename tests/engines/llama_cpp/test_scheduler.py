@@ -20,12 +20,14 @@ _own = itertools.count(10_000, 1000)
 
 
 def sequence(
-    name, prompt=10, max_tokens=5, *, shares=(), salt="", checkpoints=(), background=False
-):
+    name, prompt=10, max_tokens=5, *, shares=(), salt="", checkpoints=(), background=False,
+    goes_on=False,
+):  # fmt: skip
     """A prompt of that many tokens of its own, after those that it shares."""
     start = next(_own)
     ids = (*shares, *range(start, start + prompt))
-    request = GenerationRequest(name, ids, max_tokens, cache_salt=salt, background=background)
+    request = GenerationRequest(name, ids, max_tokens, cache_salt=salt, background=background,
+                                goes_on=goes_on)  # fmt: skip
     return CachedSequence(request, 0.0, checkpoints)
 
 
@@ -659,3 +661,15 @@ def test_a_sequence_too_long_for_cells_of_its_own_waits_for_shared_ones():
     s.add(sequence("long", 300, 5))
     run(s)
     assert "long" not in [one.request.request_id for one in s.running]
+
+
+def test_what_goes_on_waits_for_no_newcomer():
+    running, first, second = (sequence(name) for name in "abc")
+    s = scheduler(running, seqs=1)
+    step(s)
+    rest = sequence("rest", goes_on=True)
+    for one in (first, second, rest):
+        s.add(one)
+    s.remove(running, keep=False)
+    step(s)
+    assert [one.request.request_id for one in s.running] == ["rest"]
