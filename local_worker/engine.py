@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from local_worker.occupancy import Occupancy
     from local_worker.types import (
         EngineInfo,
         EngineStats,
@@ -73,11 +74,16 @@ class Engine(Generates, Protocol):
         """Gauges and counters, without waiting for the engine."""
         ...
 
+    @property
+    def occupancy(self) -> Occupancy:
+        """What it is busy with: requests that it has not said are over."""
+        ...
+
     def take_work(self) -> dict[str, float]:
         """Seconds of computing by request id, since the last call.
 
         Those of a step are shared out among its sequences by what their tokens cost. All of a
-        sequence's are there when its `finish` is, unless it was aborted.
+        sequence's are there once it is no longer in `occupancy`.
         """
         ...
 

@@ -18,6 +18,7 @@ from local_worker.api.jobs import (
     Job,
     Limits,
     admitted,
+    check_request,
     checked_grammar,
     make_job,
     sequences,
@@ -94,6 +95,8 @@ async def prepare(state: ApiState, body: ChatBody, caller: Caller) -> Chat:
     """
     model = state.model
     adapter = model.adapter_named(body.model)
+    check_request(model, body)
+    translate.chat_logprobs(body)
     grammar = await checked_grammar(state, body)
     asked = translate.asked_effort(body)
     model.check_effort(asked.field)
@@ -195,5 +198,5 @@ async def _stream(state: ApiState, chat: Chat) -> AsyncGenerator[dict[str, Any],
                 state.metrics.finished(choices[index], job.order.effort)
                 chunk = chat_chunk(chat.head, index, {}, finish_reason=str(output.finish.reason))
                 yield {**chunk, "reasoning": chat.effort.ended([choices[index]])}
-    if wants_usage(chat.body):
+    if wants_usage(job, chat.body):
         yield chat.head.object("chat.completion.chunk", choices=[], usage=job.usage(choices))

@@ -182,7 +182,7 @@ async def _stream(
                 state.metrics.finished(choices[index], "none")
                 reason = str(output.finish.reason)
                 yield _chunk(completion, completion_choice(index, "", finish_reason=reason))
-    if wants_usage(completion.body):
+    if wants_usage(job, completion.body):
         yield completion.head.object("text_completion", choices=[], usage=job.usage(choices))
 
 

@@ -60,10 +60,12 @@ def admitted(state: ApiState, request: Request, sequences: int) -> Iterator[Acco
     Raises:
         UnavailableError: too many are in flight, or the server is stopping.
     """
-    key = request.headers.get("authorization", "").partition(" ")[2].strip()
+    given = request.headers.get("authorization", "").partition(" ")[2].strip()
+    key = given if state.config.api_keys else ""
+    route = request.url.path.removeprefix("/v1/")
     with (
         state.admission.admit(sequences),
-        state.books.open(request.url.path.removeprefix("/v1/"), key) as account,
+        state.books.open(route, key, state.model.name) as account,
     ):
         yield account
 
@@ -95,6 +97,18 @@ async def checked_grammar(state: ApiState, body: GenerationBody) -> Grammar | No
         raise translate.not_served(grammar.field, obstacle)
     await state.engine.check(grammar)
     return grammar
+
+
+def check_request(model: ServedModel, body: GenerationBody) -> None:
+    """What can be said of a request before anything is computed for it.
+
+    Raises:
+        InvalidParameterError: a sampling field or stop string that cannot be used.
+    """
+    translate.check_limits(body, model.limits)
+    translate.stop_strings(body)
+    defaults = model.card.sampling.non_thinking
+    translate.sampling_params(body, translate.SamplingFacts(defaults, model.vocab_size, None))
 
 
 def sequences(
@@ -172,10 +186,10 @@ class Job:
         return usage(self.order, choices, self.account.bill() if self.include_cost else None)
 
 
-def wants_usage(body: GenerationBody) -> bool:
-    """Whether a stream ends with its usage; a request that wants to know its cost gets it there."""
+def wants_usage(job: Job, body: GenerationBody) -> bool:
+    """Whether a stream ends with its usage; where its cost is to be told, that is there."""
     options = body.stream_options
-    return bool(body.include_cost) or (options is not None and options.include_usage)
+    return job.include_cost or (options is not None and options.include_usage)
 
 
 def make_job(state: ApiState, body: GenerationBody, account: Account, order: Order) -> Job:

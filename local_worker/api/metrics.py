@@ -141,5 +141,7 @@ class _BooksCollector(Collector):
         if ledger is not None:
             text = "Requests written to the ledger"
             yield CounterMetricFamily("local_worker_ledger_rows", text, ledger.written)
+            text = "Requests that are not written to the ledger yet"
+            yield GaugeMetricFamily("local_worker_ledger_rows_waiting", text, ledger.waiting)
             text = "Requests that the ledger lacks, since it could not be written"
             yield CounterMetricFamily("local_worker_ledger_rows_dropped", text, ledger.dropped)

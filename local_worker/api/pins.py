@@ -83,7 +83,7 @@ async def _prompt(
         "reasoning_effort": effort,
         "max_completion_tokens": 1,
     }
-    with state.books.open("pins", "") as account:
+    with state.books.open("pins") as account:
         caller = Caller("", _nobody, account)
         chat = await prepare(state, parse(ChatBody, json.dumps(body).encode()), caller)
     return chat.job.order.requests[0].prompt_token_ids

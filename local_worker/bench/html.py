@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 WIDTH, LABEL, BAR, GAP = 640, 190, 18, 8
 """Of a chart, in pixels: whole, left of the bars, a bar's height, between two."""
 
-HEIGHT, MARGIN, FOOT, NAMES, LINE = 360, 70, 50, 160, 13
+HEIGHT, MARGIN, FOOT, NAMES, LINE = 360, 70, 50, 190, 18
 """Of a plot, in pixels: whole, left and below the axes, right of them for names, a line."""
 
 COLOURS = (
@@ -167,8 +167,8 @@ def plot_svg(plot: Plot) -> str:
         colour = COLOURS[number % len(COLOURS)]
         places = [(across.at(x), up.at(y)) for x, y in series.points]
         shapes += _marks(places, colour, line=series.line)
-        labels.append((*places[-1], colour, series.label))
-    shapes += _labels(labels)
+        labels.append((colour, series.label))
+    shapes += _legend(labels)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
         f'height="{HEIGHT}" role="img" aria-label="{html.escape(plot.title)}" '
@@ -185,13 +185,13 @@ def _marks(places: Sequence[tuple[float, float]], colour: str, *, line: bool) ->
             yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>'
 
 
-def _labels(labels: Sequence[tuple[float, float, str, str]]) -> Iterator[str]:
-    """Names at the ends of their series, moved down where they would lie on each other."""
-    last = 0.0
-    for x, y, colour, text in sorted(labels, key=lambda label: label[1]):
-        last = max(y + 4, last + LINE)
-        place = f'x="{x + 8:.1f}" y="{last:.1f}"'
-        yield f'<text {place} fill="{colour}">{html.escape(text)}</text>'
+def _legend(labels: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Names beside the plot, each behind its colour."""
+    left = WIDTH - NAMES + 10
+    for number, (colour, text) in enumerate(labels):
+        y = 24 + LINE * number
+        yield f'<rect x="{left}" y="{y - 9}" width="10" height="10" fill="{colour}"/>'
+        yield f'<text x="{left + 15}" y="{y}">{html.escape(text)}</text>'
 
 
 def _axis(values: Sequence[float], begin: float, end: float) -> _Axis:

@@ -166,6 +166,8 @@ def _body(target: Target, plan: Plan, effort: str, task: Task) -> dict[str, Any]
         body["prompt_cache_key"] = f"bench-{secrets.token_hex(8)}"
     if plan.include_cost:
         body["include_cost"] = True
+        # What one effort computed of a prompt is not to make the next one cheaper.
+        body["cache_salt"] = effort
     if plan.temperature is not None:
         body["temperature"] = plan.temperature
     if plan.suite.max_tokens is not None:

@@ -43,13 +43,13 @@ class Own:
 def own_task(answers: Sequence[Answered], costs: Costs) -> Own | None:
     """A task at one effort, on average; None where the server did not tell what it took."""
     shares = [answer.share for answer in answers if answer.share is not None]
-    if not shares or len(shares) < len(answers):
-        return None
     count, whole = len(answers), sum(shares, Share())
+    if len(shares) < count or not whole.seconds:
+        return None
     mean = statistics.fmean
     tokens = Tokens(
         mean(a.prompt_tokens for a in answers),
-        mean(a.cached_tokens for a in answers),
+        0.0,  # prompts of a suite are too short and too different for an API to have them cached
         mean(a.output_tokens for a in answers),
     )
     price = costs.electricity.price
@@ -71,6 +71,7 @@ def efforts_section(rows: Sequence[Row], answers: Sequence[Answered], currency: 
     for row in rows:
         cost = row.cost
         if cost is None or cost.per_accepted is None:
+            table.append([row.effort, f"{100 * row.accuracy:.1f} %", *(["-"] * 7)])
             continue
         of_row = [a for a in answers if a.effort == row.effort]
         output = sum(a.output_tokens + a.router_tokens for a in of_row)
@@ -102,16 +103,15 @@ def efforts_section(rows: Sequence[Row], answers: Sequence[Answered], currency: 
 def break_even_section(row: Row, own: Own, costs: Costs, prices: Sequence[Price]) -> Section:
     """From which volume this machine is cheaper than each API, at one effort."""
     found = [break_even(price, own.tokens, own.task, costs) for price in prices]
-    kinds = {price.model: price for price in prices}
     head = ["", "made for", "as of", f"{costs.currency} per 1,000 tasks",
-            "cheaper here from", "machines that takes"]  # fmt: skip
+            "cheaper here from", "of what the machine can do"]  # fmt: skip
     table = [head]
     for one in found:
-        price = kinds[one.model]
+        price = one.price
         volume = "never" if one.tasks_per_month is None else f"{one.tasks_per_month:,.0f} a month"
-        share = "-" if one.share is None else f"{one.share:.3g}"
+        share = "-" if one.share is None else f"{100 * one.share:.3g} %"
         table.append(
-            [one.model, price.kind, str(price.since), f"{1000 * one.task:.4g}", volume, share]
+            [price.model, price.kind, str(price.since), f"{1000 * one.task:.4g}", volume, share]
         )
     capacity = SECONDS_PER_MONTH / own.task.seconds
     month = costs.hardware.per_year / MONTHS + own.task.idle_month
@@ -137,13 +137,12 @@ def break_even_section(row: Row, own: Own, costs: Costs, prices: Sequence[Price]
 def _volumes(found: Sequence[BreakEven], task: OwnTask, month: float, currency: str) -> Plot:
     capacity = SECONDS_PER_MONTH / task.seconds
     reached = [one.tasks_per_month for one in found if one.tasks_per_month is not None]
-    within = [tasks for tasks in reached if tasks <= capacity]
-    most = min(capacity, 1.5 * max(within, default=capacity))
+    most = min(capacity, 1.5 * max(reached, default=capacity))
     series = [Series("here", [(0.0, month), (most, month + most * task.electricity)], line=True)]
     top = 3 * (month + most * task.electricity)
     for one in sorted(found, key=lambda one: one.task)[:MOST_APIS]:
         end = min(most, top / one.task) if one.task else most
-        series.append(Series(one.model, [(0.0, 0.0), (end, end * one.task)], line=True))
+        series.append(Series(one.price.model, [(0.0, 0.0), (end, end * one.task)], line=True))
     return Plot("a month, by volume", "tasks a month", currency, series)
 
 

@@ -77,6 +77,11 @@ class Measured:
     answers: Sequence[Answered]
     pricing: Pricing
 
+    @property
+    def complete(self) -> bool:
+        """Whether every effort has an answer to every task."""
+        return all(row.tasks == len(self.suite.tasks) for row in self.rows)
+
 
 def run(options: argparse.Namespace) -> int:
     """Asks, judges, prints."""
@@ -101,6 +106,9 @@ def measure(options: argparse.Namespace, tell: Callable[[Measured], None]) -> No
         raise ConfigError("--concurrency must be at least 1")
     if options.temperature is not None and not 0 <= options.temperature <= MOST_HEAT:
         raise ConfigError(f"--temperature is between 0 and {MOST_HEAT}")
+    for name in ("price", "api_key"):
+        if options.url is None and getattr(options, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} is of a server at --url")
     pricing = _pricing(options)
     with ExitStack() as stack:
         target, tells_cost = _target(options, stack)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 from contextlib import closing
@@ -69,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
 def _summary(options: argparse.Namespace) -> int:
     start = 0.0 if options.since is None else since(options.since)
     again = None if options.again is None else costs.load_costs(options.again)
-    listed = prices.load_prices(options.elsewhere)
+    today = datetime.datetime.now().astimezone().date()
+    listed = prices.current(prices.load_prices(options.elsewhere), today)
     path = options.ledger or default_ledger()
     with closing(connect(path.expanduser(), write=False)) as connection:
         lines = summarise(connection, start, options.by)

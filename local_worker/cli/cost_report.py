@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +20,7 @@ from local_worker.bench.worth import (
 )
 from local_worker.cli import bench_tasks
 from local_worker.cli.bench_common import show
-from local_worker.economics.prices import load_prices
+from local_worker.economics.prices import current, load_prices
 
 if TYPE_CHECKING:
     import argparse
@@ -45,9 +47,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _tell(options: argparse.Namespace, measured: Measured) -> None:
-    sections = [bench_tasks.section(measured), *_sections(options, measured)]
-    show(sections[0])
     told = list(bench_tasks.findings(measured.suite, measured.rows))
+    first = bench_tasks.section(measured)
+    sections = [replace(first, notes=[*told, *first.notes]), *_sections(options, measured)]
+    show(first)
     for line in told:
         print(line)
     report.write_json(options.json, bench_tasks.as_json(measured, told))
@@ -59,14 +62,16 @@ def _sections(options: argparse.Namespace, measured: Measured) -> Iterator[Secti
     costs, rows, answers = measured.pricing.costs, measured.rows, measured.answers
     if all(row.cost is None for row in rows):
         print(
-            "the server does not tell what its answers take: there is nothing to reckon with "
-            "(--price NAME, if it is an API of the price list)",
+            "not all answers say what they took: there is nothing to reckon with (--price NAME, if "
+            "an API of the price list gave them; another --results file, if older ones are in it)",
             file=sys.stderr,
         )
         return
     yield efforts_section(rows, answers, costs.currency)
     chosen = cheapest(rows, measured.suite.bar) or max(rows, key=lambda row: row.accuracy)
     own = own_task([a for a in answers if a.effort == chosen.effort], costs)
-    if own is not None and measured.pricing.price is None:
-        yield break_even_section(chosen, own, costs, load_prices(options.prices))
+    if own is not None and measured.complete and measured.pricing.price is None:
+        today = datetime.datetime.now().astimezone().date()
+        listed = current(load_prices(options.prices), today)
+        yield break_even_section(chosen, own, costs, listed)
     yield basis_section(costs, answers, str(options.costs or "the defaults"))

@@ -1,6 +1,6 @@
 """Keeps account of every request: what the engine computed for it, what that took, what it costs.
 
-    open -> the engine's outputs pass through -> closed -> settled: one row
+    open -> the engine's outputs pass through -> closed -> the engine is done: settled, one row
 
 Several times a second the counters of energy are read and shared out (`energy`); a request that
 wants to know its cost is settled at once. The row of a closed request goes to the ledger with the
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 0.25
+LATE_SECONDS = 30.0
+"""What an engine may take to say that it has given a request up."""
+
 MIXED = "mixed"
 
 
@@ -77,6 +80,7 @@ class Account:
     Attributes:
         route: of the API.
         key: the API key's name in the books.
+        model: that is asked for; the response may call it otherwise.
         order: None until it is known.
         share: of energy and time, so far.
         outputs: the newest one of each sequence.
@@ -86,6 +90,7 @@ class Account:
     books: Books
     route: str
     key: str
+    model: str
     order: Order | None = None
     share: Share = field(default_factory=Share)
     outputs: dict[str, StepOutput | None] = field(default_factory=dict)
@@ -106,11 +111,14 @@ class Account:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        del error, trace
+        self.failed = self.failed or kind is not None
         self.books.close(self)
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
         """As `Engine.generate`; what it takes is put down here."""
         self.outputs[request.request_id] = None
+        self.failed = False  # if it had, it runs again
         generation = cast("AsyncGenerator[StepOutput, None]", self.engine.generate(request))
         try:
             async with aclosing(generation) as outputs:
@@ -184,37 +192,36 @@ class Books:
         self.meter.advance(source.read(clock(), 0.0))
         self.on_row: Callable[[Row], None] = lambda _: None
         self._clock = clock
+        self._open: dict[int, Account] = {}
+        self._closed: dict[int, tuple[Account, float]] = {}
         self._watched: dict[str, Account] = {}
-        self._closed: list[Account] = []
-        self._in_flight = 0
-        self._busy = self._settled_busy = 0.0
-        self._busy_since = 0.0
+        self._settled_busy = 0.0
 
     def begin(self) -> None:
         """From here on. What loading the model has taken is no idling, and no request's."""
         self.engine.take_work()
         self.meter = Meter()
-        self.meter.advance(self.source.read(self._clock(), self._busy))
+        now = self._clock()
+        self._settled_busy = self.engine.occupancy.seconds(now)
+        self.meter.advance(self.source.read(now, self._settled_busy))
 
-    def open(self, route: str, key: str) -> Account:
-        """A request is in flight from now on.
+    def open(self, route: str, key: str = "", model: str = "") -> Account:
+        """A request has come.
 
         Args:
             route: of the API.
-            key: the API key that it came with, if any.
+            key: the API key that it came with, if the server asks for one.
+            model: that it asks for.
         """
-        if not self._in_flight:
-            self._busy_since = self._clock()
-        self._in_flight += 1
-        return Account(self, route, self.ledger.key_name(key) if self.ledger else "")
+        name = self.ledger.key_name(key) if self.ledger else ""
+        account = Account(self, route, name, model)
+        self._open[id(account)] = account
+        return account
 
     def close(self, account: Account) -> None:
         """It is over; its row follows with the next settling, if the engine had to do with it."""
-        self._in_flight -= 1
-        if not self._in_flight:
-            self._busy += self._clock() - self._busy_since
-        if account.outputs:
-            self._closed.append(account)
+        if self._open.pop(id(account), None) is not None and account.outputs:
+            self._closed[id(account)] = account, self._clock()
 
     def watch(self, request_id: str, account: Account) -> None:
         """What is computed under this id is that account's."""
@@ -222,23 +229,28 @@ class Books:
 
     def settle(self) -> None:
         """Shares out what was used since the last time, and writes down what is over."""
-        now = self._clock()
-        busy = self._busy + (now - self._busy_since if self._in_flight else 0.0)
-        closed, self._closed = self._closed, []
+        now, occupancy = self._clock(), self.engine.occupancy
+        busy = occupancy.seconds(now)
+        over = [a for a, at in self._closed.values() if self._is_over(a, now - at)]
         work = self.engine.take_work()
         self.meter.advance(self.source.read(now, busy))
         # A step may take longer than the time between two settlings: what was used in it belongs
         # to whom it turns out to have been computed for.
-        if work or not self._in_flight:
+        if work or not occupancy.ids:
             shares = self.meter.settle(work, busy - self._settled_busy, self._watched)
             self._settled_busy = busy
             for request_id, share in shares.items():
                 account = self._watched[request_id]
                 account.share = account.share + share
-        for account in closed:
+        for account in over:
+            del self._closed[id(account)]
             for request_id in account.ids:
                 self._watched.pop(request_id, None)
             self._write(account)
+
+    def _is_over(self, account: Account, seconds: float) -> bool:
+        """Whether the engine, too, is done with it: a step goes on after its client has left."""
+        return seconds > LATE_SECONDS or self.engine.occupancy.ids.isdisjoint(account.ids)
 
     def bill(self, account: Account) -> Bill:
         """What a request costs, up to now. What its row says later is the same."""
@@ -255,8 +267,13 @@ class Books:
                 log.exception("the books could not be settled")
 
     def shut(self) -> None:
-        """Writes down what is left, and ends."""
+        """Writes down what is left, also of requests that nobody has ended, and ends."""
+        for account in list(self._open.values()):
+            self.close(account)
         self.settle()
+        for account, _ in self._closed.values():
+            self._write(account)
+        self._closed.clear()
         self.source.close()
         if self.ledger is not None:
             self.ledger.close()
@@ -275,7 +292,7 @@ class Books:
     def _row(self, account: Account) -> Row:
         order = account.order or Order(
             # It was given up while the model was asked for its effort.
-            next(iter(account.outputs)), "", (), 1, 0, effort="auto",
+            next(iter(account.outputs)), account.model, (), 1, 0, effort="auto",
         )  # fmt: skip
         last = [account.outputs.get(request.request_id) for request in order.requests]
         ends = [output.finish for output in last if output is not None and output.finish]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from local_worker import documents
 from local_worker.documents import Record
@@ -88,6 +88,12 @@ class Costs(Record):
     failure_cost: Amount = 0.0
     retry_cost: Amount = 0.0
     tool_cost: Amount = 0.0
+
+    @model_validator(mode="after")
+    def _check_currency(self) -> Costs:
+        if self.currency != "USD" and "one_usd" not in self.model_fields_set:
+            raise ValueError(f"`one_usd` is missing: what a US dollar is in {self.currency}")
+        return self
 
     def of_share(self, share: Share) -> RequestCost:
         """What a share of the machine costs.

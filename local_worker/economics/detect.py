@@ -145,7 +145,7 @@ def _rule_of_thumb(hardware: Hardware, *, gpu: bool) -> Wattage:
 
 
 def _estimate(watts: float, idle: float | None) -> str:
-    return f"estimated from {watts:g} W" + ("" if idle is None else f", {idle:g} W idle")
+    return f"estimated from {watts:g} W" + ("" if idle is None else f" ({idle:g} W idle)")
 
 
 def _command(line: str) -> Found:
@@ -155,7 +155,7 @@ def _command(line: str) -> Found:
         raise ConfigError(f"--power command:{line}: {error}") from None
     if not line or ask() is None:
         raise ConfigError(
-            f"--power command:{line} does not print a number of watts within "
+            f"--power command:{line} does not print a number of watts, and nothing else, within "
             f"{COMMAND_SECONDS:g} seconds"
         )
     return Found(Sampled(ask, COMMAND_SECONDS, f"watts of `{line}`"))

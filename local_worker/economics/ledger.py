@@ -22,12 +22,15 @@ from typing import TYPE_CHECKING
 from local_worker.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
+APPLICATION = 0x4C574C31
+"""In the file's header: that it is a ledger of this program's."""
+
 WRITE_SECONDS = 0.2
 """Between two writes."""
 
@@ -36,6 +39,18 @@ MOST_WAITING = 10_000
 
 LOCK_SECONDS = 0.5
 """How long one write waits for another process that has the file."""
+
+OPEN_SECONDS = 10.0
+"""How long a start waits for another one that makes the file."""
+
+LAST_TRIES = 10
+"""To write what is left at the end, before it is dropped."""
+
+WARN_SECONDS = 60.0
+"""Between two warnings that the file cannot be written."""
+
+CLEAN_SECONDS = 3600.0
+"""How often rows that are too old are looked for."""
 
 DAY = 86400.0
 
@@ -139,20 +154,36 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
 
 
 def _check(connection: sqlite3.Connection, path: Path, *, write: bool) -> None:
+    if _is_new(connection, path) and write:
+        connection.execute(f"PRAGMA busy_timeout = {int(OPEN_SECONDS * 1000)}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        with _transaction(connection):
+            if _is_new(connection, path):  # nobody else has made it meanwhile
+                _create(connection)
+        connection.execute(f"PRAGMA busy_timeout = {int(LOCK_SECONDS * 1000)}")
+
+
+def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether there is nothing in the file yet; raises `ConfigError` if it is not ours to use."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if version > VERSION or (tables and not version):
-        what = "of a newer local-worker" if version > VERSION else "another program's database"
-        raise ConfigError(f"the ledger {path} is {what}; say --ledger FILE")
-    if not write or version:
-        return
-    connection.execute("PRAGMA journal_mode = WAL")
-    with _transaction(connection):
-        connection.execute(f"CREATE TABLE requests ({_SCHEMA}) WITHOUT ROWID")
-        connection.execute("CREATE INDEX by_time ON requests (time)")
-        connection.execute("CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT)")
-        connection.execute("INSERT INTO settings VALUES ('salt', ?)", (secrets.token_hex(16),))
-        connection.execute(f"PRAGMA user_version = {VERSION}")
+    if not (tables or version or application):
+        return True
+    if application != APPLICATION:
+        raise ConfigError(f"the ledger {path} is another program's database; say --ledger FILE")
+    if version > VERSION:
+        raise ConfigError(f"the ledger {path} is of a newer local-worker; say --ledger FILE")
+    return False
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute(f"CREATE TABLE requests ({_SCHEMA}) WITHOUT ROWID")
+    connection.execute("CREATE INDEX by_time ON requests (time)")
+    connection.execute("CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT)")
+    connection.execute("INSERT INTO settings VALUES ('salt', ?)", (secrets.token_hex(16),))
+    connection.execute(f"PRAGMA application_id = {APPLICATION}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 @contextlib.contextmanager
@@ -172,7 +203,7 @@ class Ledger:
 
     Args:
         path: of the file; it and its folder are made where they are missing.
-        keep_days: rows older than that are removed, at the start and every day.
+        keep_days: rows older than that are removed, at the start and every hour.
 
     Raises:
         ConfigError: it cannot be written.
@@ -180,22 +211,30 @@ class Ledger:
 
     def __init__(self, path: Path, keep_days: float) -> None:
         self._connection = connect(path, write=True)
-        # WAL keeps a database whole without waiting for the disk at each commit.
-        self._connection.execute("PRAGMA synchronous = NORMAL")
-        (salt,) = self._connection.execute(
-            "SELECT value FROM settings WHERE name = 'salt'"
-        ).fetchone()
-        self._salt = bytes.fromhex(salt)
+        try:
+            # WAL keeps a database whole without waiting for the disk at each commit.
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            found = self._connection.execute("SELECT value FROM settings WHERE name = 'salt'")
+            self._salt = bytes.fromhex(found.fetchone()[0])
+        except (sqlite3.Error, TypeError, ValueError) as error:
+            self._connection.close()
+            raise ConfigError(f"the ledger {path} cannot be used: {error}") from None
         self._path = path
         self._keep = keep_days * DAY
         self._clean_at = 0.0
         self._queue: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         self._waiting: list[Row] = []
-        self._warned = False
+        self._failing = False
+        self._warn_at = 0.0
         self.written = 0
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not written yet."""
+        return self._queue.qsize() + len(self._waiting)
 
     def add(self, row: Row) -> None:
         """One more row. Does not wait for anything."""
@@ -217,46 +256,56 @@ class Ledger:
         last = False
         while not last:
             last = self._take()
-            if self._waiting:
-                self._write(self._waiting)
-            if time.time() >= self._clean_at:
+            self._write()
+            if time.monotonic() >= self._clean_at:
                 self._clean()
-        if self._waiting:
-            self._drop(len(self._waiting))
+        for _ in range(LAST_TRIES):
+            self._write()
+        self._drop(len(self._waiting))
         if self.dropped:
             log.warning("the ledger %s lacks %d rows", self._path, self.dropped)
 
     def _take(self) -> bool:
         """Waits for rows, and a little for more of them. Returns whether it was told to end."""
-        rows = [self._queue.get()] if not self._waiting else []
-        until = time.monotonic() + WRITE_SECONDS
-        while None not in rows:
+        until = time.monotonic() + (WRITE_SECONDS if self._waiting else CLEAN_SECONDS)
+        while True:
             try:
-                rows.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
+                row = self._queue.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
-                break
-        self._waiting += [row for row in rows if row is not None]
-        return None in rows
+                return False
+            if row is None:
+                return True
+            if not self._waiting:
+                until = time.monotonic() + WRITE_SECONDS
+            self._waiting.append(row)
 
-    def _write(self, rows: Sequence[Row]) -> None:
+    def _write(self) -> None:
+        rows = self._waiting
+        if not rows:
+            return
         try:
             with _transaction(self._connection):
                 self._connection.executemany(_INSERT, map(astuple, rows))
         except sqlite3.Error as error:
-            if not self._warned:
-                self._warned = True
-                log.warning(
-                    "the ledger %s cannot be written (%s): %d rows wait, and of more than %d the "
-                    "oldest are dropped",
-                    self._path, error, len(rows), MOST_WAITING,
-                )  # fmt: skip
-            self._drop(len(self._waiting) - MOST_WAITING)
+            self._drop(len(rows) - MOST_WAITING)
+            self._warn(error)
             return
-        if self._warned:
-            self._warned = False
+        if self._failing:
+            self._failing = False
             log.warning("the ledger %s is written again; %d rows lost", self._path, self.dropped)
         self.written += len(rows)
         self._waiting = []
+
+    def _warn(self, error: sqlite3.Error) -> None:
+        now = time.monotonic()
+        if now < self._warn_at:
+            return
+        self._failing, self._warn_at = True, now + WARN_SECONDS
+        log.warning(
+            "the ledger %s cannot be written (%s): %d rows wait, %d are dropped (the oldest, where "
+            "there are more than %d)",
+            self._path, error, len(self._waiting), self.dropped, MOST_WAITING,
+        )  # fmt: skip
 
     def _drop(self, count: int) -> None:
         if count > 0:
@@ -264,7 +313,7 @@ class Ledger:
             del self._waiting[:count]
 
     def _clean(self) -> None:
-        now = time.time()
-        self._clean_at = now + DAY
-        with contextlib.suppress(sqlite3.Error):  # tomorrow, then
-            self._connection.execute("DELETE FROM requests WHERE time < ?", (now - self._keep,))
+        self._clean_at = time.monotonic() + CLEAN_SECONDS
+        with contextlib.suppress(sqlite3.Error):  # in an hour, then
+            oldest = time.time() - self._keep
+            self._connection.execute("DELETE FROM requests WHERE time < ?", (oldest,))

@@ -14,6 +14,7 @@ from local_worker.documents import Record
 from local_worker.economics.costs import Amount  # noqa: TC001 - likewise
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from local_worker.economics.costs import Costs
@@ -87,14 +88,14 @@ class BreakEven:
     """From which volume on an own machine is cheaper than an API.
 
     Attributes:
-        model: the API's.
+        price: the API's.
         task: what a task costs there, in the cost file's currency.
-        tasks_per_month: from so many on; None where it never is, since what a task takes of
-            electricity is dearer than all of it there.
-        share: of what the machine can do in a month; above 1 it would take more than one.
+        tasks_per_month: from so many on; None where it never is.
+        share: of what the machine can do in a month; above 1, as many as it would take are more
+            than it can do. None where a task's electricity alone is dearer than all of it there.
     """
 
-    model: str
+    price: Price
     task: float
     tasks_per_month: float | None
     share: float | None
@@ -109,10 +110,11 @@ def break_even(price: Price, tokens: Tokens, own: OwnTask, costs: Costs) -> Brea
     task = price.of(tokens) * costs.one_usd
     saved = task - own.electricity
     if saved <= 0:
-        return BreakEven(price.model, task, None, None)
+        return BreakEven(price, task, None, None)
     month = costs.hardware.per_year / MONTHS + own.idle_month
     tasks = month / saved
-    return BreakEven(price.model, task, tasks, tasks * own.seconds / SECONDS_PER_MONTH)
+    share = tasks * own.seconds / SECONDS_PER_MONTH
+    return BreakEven(price, task, tasks if share <= 1 else None, share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +140,17 @@ def default_text() -> str:
     return (resources.files("local_worker.economics") / "prices.yaml").read_text()
 
 
+def current(prices: Sequence[Price], today: datetime.date) -> tuple[Price, ...]:
+    """Those that hold today."""
+    return tuple(
+        price
+        for price in prices
+        if price.since <= today and (price.until is None or today <= price.until)
+    )
+
+
 def load_prices(path: Path | None) -> tuple[Price, ...]:
-    """The prices of a file, or the shipped ones.
+    """The prices of a file, or the shipped ones, whether or not they hold today.
 
     Raises:
         ConfigError: it cannot be read, or something in it makes no sense; with the line.

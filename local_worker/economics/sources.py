@@ -26,7 +26,7 @@ COMMAND_SECONDS = 5.0
 
 POWERMETRICS = ("powermetrics", "--samplers", "cpu_power", "-n", "1", "-i", "500")
 _COMBINED = re.compile(r"Combined Power \([^)]*\): *(\d+(?:\.\d+)?) *mW")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_WATTS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*[wW]?\s*")
 
 
 class PowerSource(Protocol):
@@ -91,7 +91,7 @@ class Rapl:
 
     def __init__(self, zones: Sequence[Path]) -> None:
         self._files = [zone / "energy_uj" for zone in zones]
-        names = ", ".join((zone / "name").read_text().strip() for zone in zones)
+        names = " and ".join((zone / "name").read_text().strip() for zone in zones)
         self.label = f"RAPL ({names})"
 
     def read(self, now: float, busy: float) -> Reading:
@@ -239,5 +239,6 @@ def _output(words: Sequence[str]) -> str | None:
 
 
 def _number(text: str | None) -> float | None:
-    found = None if text is None else _NUMBER.search(text)
-    return None if found is None else float(found[0])
+    """Nothing but a number is taken: in a plug's JSON, the first one may be anything."""
+    found = None if text is None else _WATTS.fullmatch(text)
+    return None if found is None else float(found[1])

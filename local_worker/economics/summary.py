@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import sqlite3
 import time
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, get_args
@@ -13,7 +14,6 @@ from local_worker.economics.prices import Tokens
 from local_worker.errors import ConfigError
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Sequence
 
 Group = Literal["model", "effort", "key", "engine", "route", "finish_reason", "day"]
@@ -104,15 +104,22 @@ def since(text: str, now: float | None = None) -> float:
 
 
 def summarise(connection: sqlite3.Connection, start: float, by: Group | None) -> list[Line]:
-    """The ledger from `start` on, a line for each group and currency, the dearest first."""
+    """The ledger from `start` on, a line for each group and currency, the dearest first.
+
+    Raises:
+        ConfigError: it is broken.
+    """
     column = {None: "'all'", "day": _DAY}.get(by, by)
     order = "grouped" if by == "day" else "cost DESC"
-    cursor = connection.execute(
-        f"SELECT {column} AS grouped, {_SUMS} FROM requests WHERE time >= ? "  # noqa: S608 - ours
-        f"GROUP BY grouped, currency ORDER BY {order}",
-        (start,),
-    )
-    return [_line(values, [name for name, *_ in cursor.description]) for values in cursor]
+    try:
+        cursor = connection.execute(
+            f"SELECT {column} AS grouped, {_SUMS} FROM requests WHERE time >= ? "  # noqa: S608 - ours
+            f"GROUP BY grouped, currency ORDER BY {order}",
+            (start,),
+        )
+        return [_line(values, [name for name, *_ in cursor.description]) for values in cursor]
+    except sqlite3.Error as error:
+        raise ConfigError(f"the ledger cannot be read: {error}") from None
 
 
 def _line(values: Sequence[object], names: Sequence[str]) -> Line:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from local_worker.errors import InvalidParameterError
+from local_worker.occupancy import Occupancy
 from local_worker.reasoning.turn import Turn
 from local_worker.types import (
     EngineInfo,
@@ -92,12 +94,15 @@ class FakeEngine:
         max_num_seqs: int = 64,
         limits: tuple[tuple[str, str], ...] = (),
         adapters: tuple[str, ...] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self.script = script or Script()
         self.requests: list[GenerationRequest] = []
         self.running = 0
         self.cached_tokens = 0
         self._work: dict[str, float] = {}
+        self.occupancy = Occupancy()
         self._ready = False
         self._info = EngineInfo(
             engine="fake",
@@ -163,6 +168,7 @@ class FakeEngine:
             yield StepOutput(request.request_id, num_tokens=turn.num_tokens, finish=full)
             return
         self.running += 1
+        self.occupancy.enter(request.request_id, self._clock())
         try:
             while True:
                 await asyncio.sleep(self.script.token_delay)
@@ -174,11 +180,13 @@ class FakeEngine:
                 if output.finish is not None:
                     finish = replace(output.finish, cached_tokens=self.cached_tokens)
                     output = replace(output, finish=finish)
+                    self.occupancy.leave(request.request_id, self._clock())
                 yield output
                 if output.finish is not None:
                     return
         finally:
             self.running -= 1
+            self.occupancy.leave(request.request_id, self._clock())
 
     @staticmethod
     def _take(request: GenerationRequest, turn: Turn, script: list[int]) -> StepOutput:

@@ -39,6 +39,10 @@ async def test_the_server_can_tell_it_always_unless_a_request_says_no(make_api):
     async with make_api(config=ServerConfig(include_cost=True)) as api:
         assert "cost" in (await api.chat()).json()["usage"]
         assert "cost" not in (await api.chat(include_cost=False)).json()["usage"]
+        chunks, _ = events((await api.chat(stream=True)).text)
+        assert chunks[-1]["usage"]["cost"] > 0
+        chunks, _ = events((await api.chat(stream=True, include_cost=False)).text)
+        assert chunks[-1]["choices"]
 
 
 async def test_a_stream_that_wants_its_cost_ends_with_its_usage(make_api):
@@ -50,6 +54,18 @@ async def test_a_stream_that_wants_its_cost_ends_with_its_usage(make_api):
         body = {"prompt": "a", "stream": True, "include_cost": True}
         chunks, _ = events((await api.client.post("/v1/completions", json=body)).text)
         assert chunks[-1]["usage"]["energy_joules"] > 0
+
+
+async def test_keys_are_named_only_where_the_server_asks_for_them(make_api, tmp_path):
+    path = tmp_path / "ledger.sqlite3"
+    async with make_api(ledger=Ledger(path, 30)) as api:
+        api.client.headers["authorization"] = "Bearer anything"
+        await api.chat()
+        api.state.books.shut()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT key, model FROM requests").fetchall() == [
+            ("", "scripted")
+        ]
 
 
 async def test_nonsense_is_refused(make_api):

@@ -243,3 +243,12 @@ async def test_decisions_are_in_the_metrics(auto_api):
         assert 'local_worker_auto_decisions_total{by="model",effort="low"} 1.0' in text
         assert "local_worker_router_tokens_total" in text
         assert 'local_worker_thinking_tokens_total{closed_by="model",effort="low"}' in text
+
+
+@pytest.mark.parametrize(
+    "fields", [{"stop": [""]}, {"logit_bias": {"x": 1}}, {"top_logprobs": 3}, {"temperature": 9}]
+)
+async def test_what_is_wrong_anyway_is_refused_before_the_model_is_asked(auto_api, fields):
+    async with auto_api("low") as api:
+        assert (await api.chat("2+2?", **fields)).status_code == 400
+        assert api.engine.requests == []

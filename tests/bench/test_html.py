@@ -10,6 +10,7 @@ from local_worker.bench.html import (
     HEIGHT,
     LABEL,
     LINE,
+    NAMES,
     WIDTH,
     Bar,
     Chart,
@@ -69,6 +70,8 @@ def test_a_chart_of_nothing_but_zeros():
     assert re.search(r'width="0.0"', page("x", [Section("s", [["a"]], [chart])]))
 
 
+NAMES_X = str(WIDTH - NAMES + 25)
+
 PLOT = Plot(
     "a <month>",
     "tasks",
@@ -103,9 +106,14 @@ def test_points_are_where_their_figures_say():
 
 def test_names_do_not_lie_on_each_other():
     reader = read(plot_svg(PLOT))
-    ys = sorted(float(a["y"]) for tag, a in reader.tags if tag == "text" and "fill" in a)
+    places = [
+        (a["x"], float(a["y"])) for tag, a in reader.tags if tag == "text" and a["x"] == NAMES_X
+    ]
+    ys = sorted(y for _, y in places)
     assert len(ys) == 4
-    assert all(below - above >= LINE - 0.1 for above, below in pairwise(ys))
+    assert all(below - above >= LINE for above, below in pairwise(ys))
+    squares = [a["fill"] for tag, a in reader.tags if tag == "rect"]
+    assert len(set(squares)) == 4
 
 
 @pytest.mark.parametrize(

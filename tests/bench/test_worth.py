@@ -26,7 +26,7 @@ FOUND = [
 ]
 ROWS = rows_of(FOUND, ["none", "high"], Pricing(COSTS))
 PRICES = [
-    Price(model=f"api-{n}", kind="worker", input=1.0, output=n, since=datetime.date(2026, 1, n))
+    Price(model=f"api-{n}", kind="worker", input=1000.0, output=n, since=datetime.date(2026, 1, n))
     for n in range(1, 9)
 ]
 
@@ -65,7 +65,8 @@ def test_every_effort_is_a_row_and_a_dot():
 def test_effort_without_any_right_answer_has_no_price():
     wrong = took(answers("low", 0, 3), 1.0)
     section = efforts_section(rows_of(wrong, ["low"], Pricing(COSTS)), wrong, "EUR")
-    assert len(section.table) == 1
+    assert section.table[1][:3] == ["low", "0.0 %", "-"]
+    assert not section.plots[0].series
 
 
 def test_break_even_is_told_for_each_api():
@@ -74,7 +75,7 @@ def test_break_even_is_told_for_each_api():
     assert len(section.table) == 1 + len(PRICES)
     first = section.table[1]
     assert first[:3] == ["api-1", "worker", "2026-01-01"]
-    saved = 55 / 1e6 - own.task.electricity
+    saved = 5050 / 1e6 - own.task.electricity
     assert first[4] == f"{(100 + own.task.idle_month) / saved:,.0f} a month"
     (plot,) = section.plots
     assert plot.series[0].label == "here"
@@ -86,6 +87,13 @@ def test_an_api_cheaper_than_electricity_is_never_beaten():
     free = PRICES[0].model_copy(update={"input": 0.0, "output": 0.0})
     section = break_even_section(ROWS[1], high(), COSTS, [free])
     assert section.table[1][4:] == ["never", "-"]
+
+
+def test_more_than_one_machine_can_do_is_never_cheaper():
+    little = PRICES[0].model_copy(update={"input": 1.0})
+    section = break_even_section(ROWS[1], high(), COSTS, [little])
+    assert section.table[1][4] == "never"
+    assert section.table[1][5].endswith(" %")
 
 
 def test_what_it_rests_on_is_said():

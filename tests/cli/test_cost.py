@@ -41,7 +41,7 @@ def test_json_has_the_same(path, capsys):
 
 def test_other_costs_are_reckoned_with(path, tmp_path, capsys):
     costs = tmp_path / "costs.yaml"
-    costs.write_text("currency: EUR\nhardware: {price: 0, upkeep_per_year: 0}\n"
+    costs.write_text("currency: EUR\none_usd: 0.9\nhardware: {price: 0, upkeep_per_year: 0}\n"
                      "electricity: {price_per_kwh: 3600}\n")  # fmt: skip
     assert main(["cost", "--ledger", path, "--costs", str(costs), "--json"]) == 0
     (total,) = json.loads(capsys.readouterr().out)["total"]
@@ -71,7 +71,9 @@ def test_the_shipped_files_can_be_had(capsys):
         (["--json", "report"], "come after it"),
         (["--costs", "x.yaml", "defaults"], "come after it"),
         (["report", "--html", "/nowhere/x.html"], "cannot be written"),
-        (["report", "--price", "nobody"], "--price 'nobody' is none of GPT-6.1 Sol"),
+        (["report", "--price", "GPT-6 Luna"], "--price is of a server at --url"),
+        (["report", "--api-key", "k"], "--api-key is of a server at --url"),
+        (["report", "--url", "x", "--price", "nobody"], "--price 'nobody' is none of GPT-6.1"),
         (["report", "nothing"], "there are embedded, finance"),
     ],
 )

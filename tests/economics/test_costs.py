@@ -89,6 +89,13 @@ def test_a_wrong_file_is_refused_with_its_line(tmp_path, old, new, words):
 
 def test_a_file_need_not_say_everything(tmp_path):
     path = tmp_path / "costs.yaml"
-    path.write_text("currency: EUR\nhardware: {price: 500}\n")
+    path.write_text("currency: EUR\none_usd: 0.9\nhardware: {price: 500}\n")
     costs = load_costs(path)
     assert (costs.currency, costs.hardware) == ("EUR", Hardware(price=500.0))
+
+
+def test_another_currency_needs_its_rate(tmp_path):
+    path = tmp_path / "costs.yaml"
+    path.write_text("currency: EUR\n")
+    with pytest.raises(ConfigError, match="`one_usd` is missing"):
+        load_costs(path)

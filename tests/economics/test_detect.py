@@ -63,14 +63,14 @@ def powercap(tmp_path):
 
 def test_packages_and_memory_are_counted_and_nothing_twice(powercap):
     source = found(powercap=powercap).source
-    assert source.label == "RAPL (package-0, dram)"
+    assert source.label == "RAPL (package-0 and dram)"
     assert source.read(0.0, 0.0) == Reading(0.0, (1.0, 1.0))
 
 
 def test_without_any_counter_it_is_an_estimate_that_says_so(tmp_path):
     source = found(powercap=tmp_path).source
     watts = WATTS_BESIDE + 4 * WATTS_PER_CORE
-    assert source.label == f"estimated from {watts:g} W, {WATTS_BESIDE:g} W idle"
+    assert source.label == f"estimated from {watts:g} W ({WATTS_BESIDE:g} W idle)"
     assert not source.measures
 
 
@@ -92,7 +92,7 @@ def test_cards_and_packages_are_measured_together(powercap):
     nvml = Cards({0: 5000, 1: 7000})
     source = found(hardware=WITH_CARDS, gpu=True, powercap=powercap, nvml=nvml).source
     assert source.read(0.0, 0.0).joules == (5.0, 7.0, 1.0, 1.0)
-    assert source.label == "NVML (2 GPUs) + RAPL (package-0, dram)"
+    assert source.label == "NVML (2 GPUs) + RAPL (package-0 and dram)"
     source.close()
     assert nvml.open == 0
 
@@ -114,14 +114,14 @@ def test_a_card_without_a_counter_is_estimated_by_its_limit(tmp_path):
 def test_cards_that_compute_nothing_are_not_counted(powercap):
     nvml = Cards({0: 5000, 1: 7000})
     source = found(hardware=WITH_CARDS, gpu=False, powercap=powercap, nvml=nvml).source
-    assert source.label == "RAPL (package-0, dram)"
+    assert source.label == "RAPL (package-0 and dram)"
 
 
 @pytest.mark.parametrize(
     ("wish", "label"),
     [
         ("120", "estimated from 120 W"),
-        ("120,35.5", "estimated from 120 W, 35.5 W idle"),
+        ("120,35.5", "estimated from 120 W (35.5 W idle)"),
         ("0", "estimated from 0 W"),
     ],
 )

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -162,7 +163,7 @@ def test_a_full_disk_stops_nothing(path, caplog):
         (lambda p: p.write_text("no database at all, but quite a bit of text " * 30), "not a data"),
         (lambda p: p.mkdir(), "Is a directory"),
         (lambda p: sqlite3.connect(p).execute("CREATE TABLE mine (x)"), "another program's"),
-        (lambda p: sqlite3.connect(p).execute("PRAGMA user_version = 9"), "newer local-worker"),
+        (lambda p: sqlite3.connect(p).execute("PRAGMA user_version = 1"), "another program's"),
     ],
 )
 def test_what_is_no_ledger_of_ours_is_left_alone(tmp_path, make, words):
@@ -170,6 +171,46 @@ def test_what_is_no_ledger_of_ours_is_left_alone(tmp_path, make, words):
     make(path)
     with pytest.raises(ConfigError, match=words):
         Ledger(path, 30)
+
+
+def test_a_ledger_of_a_newer_version_is_left_alone(path):
+    Ledger(path, 30).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 9")
+    with pytest.raises(ConfigError, match="newer local-worker"):
+        connect(path, write=False)
+
+
+def test_a_ledger_whose_settings_are_gone_is_refused(path):
+    Ledger(path, 30).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM settings")
+    with pytest.raises(ConfigError, match="cannot be used"):
+        Ledger(path, 30)
+
+
+def test_two_that_make_the_same_ledger_at_once_both_get_it(path):
+    barrier = threading.Barrier(4)
+    made: list[Ledger | Exception] = []
+
+    def make():
+        barrier.wait()
+        try:
+            made.append(Ledger(path, 30))
+        except ConfigError as error:
+            made.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(isinstance(one, Ledger) for one in made), made
+    names = {one.key_name("k") for one in made if isinstance(one, Ledger)}
+    for one in made:
+        if isinstance(one, Ledger):
+            one.close()
+    assert len(names) == 1, "they share the salt"
 
 
 def test_a_ledger_that_is_not_there_cannot_be_read(tmp_path):

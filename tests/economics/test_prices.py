@@ -11,6 +11,7 @@ from local_worker.economics.prices import (
     Price,
     Tokens,
     break_even,
+    current,
     default_text,
     load_prices,
 )
@@ -48,6 +49,21 @@ def test_electricity_alone_may_be_dearer():
     found = break_even(API, Tokens(1000, 0, 200), own, Costs(hardware=MACHINE))
     assert found.tasks_per_month is None
     assert found.share is None
+
+
+def test_more_tasks_than_the_machine_can_do_are_no_break_even():
+    own = OwnTask(seconds=100.0, electricity=0.0, idle_month=0.0)
+    found = break_even(API, Tokens(1000, 0, 200), own, Costs(hardware=MACHINE))
+    assert found.tasks_per_month is None
+    assert found.share == pytest.approx(50000 * 100 / SECONDS_PER_MONTH)
+
+
+def test_only_prices_that_hold_today_count():
+    day = datetime.date(2026, 12, 31)
+    ending = API.model_copy(update={"until": day})
+    coming = API.model_copy(update={"since": datetime.date(2027, 1, 1)})
+    assert current([ending, coming], day) == (ending,)
+    assert current([ending, coming], datetime.date(2027, 1, 1)) == (coming,)
 
 
 def test_the_shipped_list_has_all_kinds_and_a_date_for_each():

@@ -55,7 +55,7 @@ def test_a_wattage_can_tell_work_from_idling():
 def test_rapl_adds_up_no_zones_but_shows_each(tmp_path):
     source = Rapl([zone(tmp_path / "0", "package-0", 5_000_000), zone(tmp_path / "1", "dram", 7)])
     assert source.read(1.0, 0.0) == Reading(1.0, (5.0, 7e-6))
-    assert source.label == "RAPL (package-0, dram)"
+    assert source.label == "RAPL (package-0 and dram)"
     assert source.measures
 
 
@@ -105,7 +105,11 @@ def test_sources_of_different_parts_go_together(tmp_path):
     ("command", "watts"),
     [
         ("echo 41.5", 41.5),
-        ("echo 'power: 12 W'", 12.0),
+        ("echo ' 12 W'", 12.0),
+        ("echo 'power: 12 W'", None),
+        ('echo \'{"id":0,"apower":45.2}\'', None),
+        ("echo -5.3", None),
+        ("echo 1,234.5", None),
         ("echo none", None),
         ("false", None),
         ("no-such-command-at-all", None),

@@ -17,7 +17,7 @@ from local_worker.engines.llama_cpp.sequence import CachedSequence, borders
 from local_worker.engines.llama_cpp.states import recast
 from local_worker.engines.process import messages
 from local_worker.engines.process.sequence import Status
-from local_worker.engines.process.work import Work
+from local_worker.engines.process.work import Work, split
 from local_worker.types import EngineStats, FinishReason, StepOutput
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ class EngineLoop:
         decoding = sum(not chunk.sequence.is_prefilling for chunk in chunks)
         outputs = self._apply(chunks, computed)
         self._laps.end("sample")
-        self._work.add(parts, self._laps.taken(), *self._scheduler.pace.costs(decoding))
+        costs = self._scheduler.pace.costs(decoding)
+        self._work.add(split(parts, self._laps.taken(), *costs))
         return outputs
 
     def _lay_out(self, layout: Layout) -> None:

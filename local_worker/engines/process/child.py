@@ -104,3 +104,10 @@ class Child:
             self.writer.close()
             with contextlib.suppress(ConnectionError):
                 await self.writer.wait_closed()
+
+
+def describe_exit(status: int) -> str:
+    """How a process ended, in words."""
+    if status == -signal.SIGKILL:
+        return "killed by signal 9, as the system does where memory runs out"
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"

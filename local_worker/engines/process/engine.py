@@ -10,16 +10,16 @@ process ended, and all of them are submitted once it is back. A request that had
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import signal
 import time
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from functools import partial
 from typing import TYPE_CHECKING
 
 from local_worker.engines.process import messages
-from local_worker.engines.process.child import Child, Program
+from local_worker.engines.process.calls import Calls
+from local_worker.engines.process.child import Child, Program, describe_exit
 from local_worker.errors import (
     EngineDiedError,
     EngineError,
@@ -28,6 +28,7 @@ from local_worker.errors import (
     EngineStartError,
     InvalidParameterError,
 )
+from local_worker.occupancy import Occupancy
 from local_worker.types import EngineStats, StepOutput
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class _Pending:
 
     request: GenerationRequest
     outputs: asyncio.Queue[StepOutput | Exception] = field(default_factory=asyncio.Queue)
+    submitted: bool = False
     yielded: bool = False
     attempts: int = 0
 
@@ -80,10 +82,10 @@ class ProcessEngine:
         self._pending: dict[str, _Pending] = {}
         self._pinned: list[GenerationRequest] = []
         self._outbox: list[GenerationRequest] = []
-        self._calls: dict[int, asyncio.Future[messages.Answer]] = {}
-        self._call_ids = itertools.count()
+        self._calls = Calls()
         self._stats = EngineStats()
         self._work: dict[str, float] = {}
+        self.occupancy = Occupancy()
         self._restarts = 0
         self._last_event = time.monotonic()
         self._failed = asyncio.Event()
@@ -128,21 +130,21 @@ class ProcessEngine:
         self, segments: Sequence[PromptSegment], *, add_special: bool = False
     ) -> tuple[int, ...]:
         """Token ids of the segments, one after the other."""
-        call_id = next(self._call_ids)
+        call_id = self._calls.number()
         event = await self._call(call_id, messages.Tokenize(call_id, tuple(segments), add_special))
         assert isinstance(event, messages.Tokens), event
         return event.token_ids
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """Text of the ids."""
-        call_id = next(self._call_ids)
+        call_id = self._calls.number()
         event = await self._call(call_id, messages.Detokenize(call_id, tuple(token_ids)))
         assert isinstance(event, messages.Text), event
         return event.text
 
     async def check(self, grammar: Grammar) -> None:
         """Raises `InvalidParameterError` for a grammar that cannot be followed."""
-        call_id = next(self._call_ids)
+        call_id = self._calls.number()
         event = await self._call(call_id, messages.Check(call_id, grammar))
         assert isinstance(event, messages.Checked), event
 
@@ -150,6 +152,7 @@ class ProcessEngine:
         """Outputs of one sequence; see `engine.Engine.generate`."""
         self._check_open()
         pending = self._pending[request.request_id] = _Pending(request)
+        self.occupancy.enter(request.request_id, time.monotonic())
         self._submit(pending)
         try:
             while True:
@@ -162,8 +165,8 @@ class ProcessEngine:
                 if item.finish is not None:
                     return
         finally:
-            if self._pending.pop(request.request_id, None) is not None and self._child:
-                self._child.send(messages.Abort(request.request_id))
+            if self._pending.pop(request.request_id, None) is not None:
+                self._abort(pending)
 
     def stats(self) -> EngineStats:
         """Gauges as of the last step."""
@@ -213,7 +216,7 @@ class ProcessEngine:
             )
         raise EngineStartError(
             f"the {self._program.name} process ended while it loaded {self._program.model} "
-            f"({_describe_exit(status)})"
+            f"({describe_exit(status)})"
         )
 
     async def _supervise(self) -> None:
@@ -244,7 +247,7 @@ class ProcessEngine:
             log.error(
                 "the %s process ended (%s); restarting it",
                 self._program.name,
-                _describe_exit(status),
+                describe_exit(status),
             )
             self._after_death()
         return await self._relaunch()
@@ -281,8 +284,10 @@ class ProcessEngine:
             elif pending.attempts >= MAX_ATTEMPTS:
                 message = f"the engine ended {MAX_ATTEMPTS} times on this request"
                 self._give_up(pending, EngineGaveUpError(message))
-        self._fail_calls(EngineDiedError("the engine ended during this call"))
+        self._calls.fail(EngineDiedError("the engine ended during this call"))
         self._outbox.clear()
+        for request_id in self.occupancy.ids - self._pending.keys():
+            self.occupancy.leave(request_id, time.monotonic())
         self._stats = replace(self._stats, running=0, waiting=len(self._pending), kv_used=0)
 
     async def _watch(self) -> None:
@@ -310,11 +315,11 @@ class ProcessEngine:
                 if (pending := self._pending.get(request_id)) is not None:
                     pending.attempts += 1
         elif isinstance(event, messages.Answer):
-            call = self._calls.pop(event.call_id, None)
-            if call is not None and not call.done():
-                call.set_result(event)
+            self._calls.answer(event)
 
     def _deliver(self, output: StepOutput) -> None:
+        if output.finish is not None:
+            self.occupancy.leave(output.request_id, time.monotonic())
         pending = self._pending.get(output.request_id)
         if pending is None:
             return  # its client went away
@@ -337,9 +342,19 @@ class ProcessEngine:
 
     def _flush(self) -> None:
         outbox, self._outbox = self._outbox, []
-        wanted = tuple(request for request in outbox if request.request_id in self._pending)
+        wanted = [self._pending[r.request_id] for r in outbox if r.request_id in self._pending]
         if wanted and self._child is not None and self._state is State.READY:
-            self._child.send(messages.Submit(wanted))
+            for pending in wanted:
+                pending.submitted = True
+            self._child.send(messages.Submit(tuple(pending.request for pending in wanted)))
+
+    def _abort(self, pending: _Pending) -> None:
+        """Nobody waits for it any more. It is over once the process says so, if it knows of it."""
+        request_id = pending.request.request_id
+        if self._child is not None and pending.submitted:
+            self._child.send(messages.Abort(request_id))
+        else:
+            self.occupancy.leave(request_id, time.monotonic())
 
     def _pending_work(self) -> bool:
         return self._stats.running + self._stats.waiting > 0
@@ -350,15 +365,10 @@ class ProcessEngine:
             await self._settled.wait()
             self._check_open()
             assert self._child is not None, "ready without a process"
-            call: asyncio.Future[messages.Answer] = asyncio.get_running_loop().create_future()
-            self._calls[call_id] = call
             try:
-                self._child.send(command)
-                answer = await call
+                answer = await self._calls.ask(call_id, partial(self._child.send, command))
             except EngineDiedError:
                 continue
-            finally:
-                self._calls.pop(call_id, None)
             if isinstance(answer, messages.CallFailed):
                 raise InvalidParameterError(answer.message, param=answer.param)
             return answer
@@ -379,21 +389,10 @@ class ProcessEngine:
 
     def _give_up(self, pending: _Pending, error: EngineDiedError) -> None:
         self._pending.pop(pending.request.request_id, None)
+        self.occupancy.leave(pending.request.request_id, time.monotonic())
         pending.outputs.put_nowait(error)
 
-    def _fail_calls(self, error: Exception) -> None:
-        calls, self._calls = self._calls, {}
-        for call in calls.values():
-            if not call.done():
-                call.set_exception(error)
-
     def _fail_everything(self, error: EngineDiedError) -> None:
-        self._fail_calls(error)
+        self._calls.fail(error)
         for pending in list(self._pending.values()):
             self._give_up(pending, error)
-
-
-def _describe_exit(status: int) -> str:
-    if status == -signal.SIGKILL:
-        return "killed by signal 9, as the system does where memory runs out"
-    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"

@@ -24,7 +24,7 @@ from local_worker.engines.process import messages
 from local_worker.engines.process.channel import Channel, open_channel
 from local_worker.engines.process.commands import CommandReader
 from local_worker.engines.process.sequence import Sequence, Status
-from local_worker.engines.process.work import Part, TokenCosts, Work
+from local_worker.engines.process.work import OutputCost, Work
 from local_worker.engines.vllm.chunks import DeadError
 from local_worker.engines.vllm.config import VllmConfig
 from local_worker.engines.vllm.failures import explain
@@ -100,7 +100,7 @@ class Sequences:
                 sequence.start(time.monotonic())
                 self._prompt_tokens += len(sequence.request.prompt_token_ids)
                 self._running += 1
-                self._account.begin()
+                self._account.begin(sequence.request)
                 try:
                     await self._generate(sequence)
                 finally:
@@ -113,6 +113,7 @@ class Sequences:
     def _forget(self, sequence: Sequence) -> None:
         """Its task is over; one that was cancelled may never have run at all."""
         self._end(sequence, FinishReason.ABORT)
+        self._account.end(sequence.request.request_id)
         del self._tasks[sequence.request.request_id]
         self._flush_soon()  # the gauges have changed
 
@@ -150,15 +151,10 @@ class Sequences:
     ) -> str | None:
         """Takes tokens until the phase is over. Returns vLLM's reason if it was vLLM's doing."""
         async for chunk in stream:
-            prompt_tokens = 0
             if first:
                 self._cached_tokens += chunk.cached_tokens - sequence.num_cached_tokens
                 sequence.num_cached_tokens = chunk.cached_tokens
-                if not sequence.turn.num_tokens:
-                    prompt_tokens = len(sequence.request.prompt_token_ids) - chunk.cached_tokens
-            self._account.computed(
-                Part(sequence.request.request_id, prompt_tokens, len(chunk.token_ids))
-            )
+            self._account.computed(sequence.request.request_id, len(chunk.token_ids))
             logprobs = chunk.logprobs or itertools.repeat(None)
             for token_id, logprob in zip(chunk.token_ids, logprobs, strict=False):
                 if not self._take(sequence, token_id, logprob):
@@ -220,32 +216,44 @@ class Sequences:
 
 
 class _Account:
-    """Whom vLLM has computed for: what came out since the last report took as long as that."""
+    """Whom vLLM has computed for: what came out since the last report took as long as that.
+
+    How far a prompt is, vLLM does not say before its first token.
+    """
 
     def __init__(self) -> None:
         self._work = Work()
-        self._costs = TokenCosts()
-        self._parts: list[Part] = []
+        self._cost = OutputCost()
+        self._outputs: dict[str, int] = {}
+        self._prompts: dict[str, int] = {}
+        self._prompts_over: list[str] = []
         self._since: float | None = None
 
-    def begin(self) -> None:
-        """A sequence begins to run."""
+    def begin(self, request: GenerationRequest) -> None:
+        """A sequence begins to run: its prompt is being computed."""
+        self._prompts[request.request_id] = len(request.prompt_token_ids)
         if self._since is None:
             self._since = time.monotonic()
 
-    def computed(self, part: Part) -> None:
+    def computed(self, request_id: str, tokens: int) -> None:
         """Tokens of a sequence are there."""
-        self._parts.append(part)
+        self._outputs[request_id] = self._outputs.get(request_id, 0) + tokens
+        self._prompts_over.append(request_id)
+
+    def end(self, request_id: str) -> None:
+        """It is over, maybe before its first token."""
+        self._prompts_over.append(request_id)
 
     def report(self, *, urgent: bool, idle: bool) -> tuple[tuple[str, float], ...]:
         """See `Work.report`; `idle` says that nothing runs any more."""
         now = time.monotonic()
-        if self._parts and self._since is not None:
-            parts, self._parts = self._parts, []
+        if self._since is not None and (self._outputs or self._prompts_over):
+            outputs, self._outputs = self._outputs, {}
             seconds, self._since = now - self._since, now
-            prompt = sum(part.prompt_tokens for part in parts)
-            self._costs.observe(prompt, sum(part.output_tokens for part in parts), seconds)
-            self._work.add(parts, seconds, self._costs.prompt, self._costs.output)
+            self._work.add(self._cost.split(outputs, self._prompts, seconds))
+            for request_id in self._prompts_over:
+                self._prompts.pop(request_id, None)
+            self._prompts_over.clear()
         if idle:
             self._since = None
         return self._work.report(now, urgent=urgent)
