@@ -29,19 +29,10 @@ class Server:
 
     def __init__(self, *arguments: str) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "local_worker",
-                "serve",
-                "--port",
-                "0",
-                "--no-ledger",
-                *arguments,
-            ],
-            stderr=self._log,
-        )
+        command = [sys.executable, "-m", "local_worker", "serve", "--port", "0", *arguments]
+        if "--ledger" not in arguments:  # what is only measured is no work to keep books on
+            command.append("--no-ledger")
+        self.process = subprocess.Popen(command, stderr=self._log)
         self.url = self._wait()
 
     def _wait(self) -> str:

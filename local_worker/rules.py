@@ -1,12 +1,12 @@
-"""Rules that fix an effort before the model is asked: frozen, and refused with a key too many.
+"""What people write down about effort: frozen, and refused with a key too many.
 
-Both the catalog and the operator (`--effort-rules FILE`) write them; `reasoning.routing` applies
-them.
+Rules that fix an effort before the model is asked, when a thought may end early, and a model's own
+table of budgets. The catalog has them, and operators do (`--effort-rules`, `--calibration`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
@@ -80,6 +80,29 @@ class EarlyExit(_Record):
     pays: bool = False
 
 
+class Calibration(_Record):
+    """A model's own table of efforts, as `bench tasks --calibrate` writes it.
+
+    Attributes:
+        model: whose.
+        effort: level -> thinking tokens, from none to xhigh; `max` is what fits.
+        early_exit: whether thoughts that `auto` has chosen may end early; None leaves it as it is.
+    """
+
+    model: str = Field(min_length=1)
+    effort: dict[Level, Count]
+    early_exit: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_effort(self) -> Calibration:
+        levels = get_args(Level)[:-1]
+        budgets = list(self.effort.values())
+        if tuple(self.effort) != levels or budgets[0] != 0 or budgets != sorted(budgets):
+            raise ValueError(f"`effort` lists {', '.join(levels)}, from 0 on, and never falls")
+        return self
+
+
+_CALIBRATION = TypeAdapter(Calibration)
 _RULES = TypeAdapter(tuple[EffortRule, ...])
 
 
@@ -90,3 +113,12 @@ def read_rules(path: Path) -> tuple[EffortRule, ...]:
         ConfigError: it cannot be read, or is no list of rules.
     """
     return documents.read(_RULES, path, f"--effort-rules {path}")
+
+
+def read_calibration(path: Path) -> Calibration:
+    """A model's table of efforts from a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no such table.
+    """
+    return documents.read(_CALIBRATION, path, f"--calibration {path}")

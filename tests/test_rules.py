@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from local_worker.errors import ConfigError
-from local_worker.rules import EffortRule, When, read_rules
+from local_worker.rules import EffortRule, When, read_calibration, read_rules
 
 
 def test_a_file_of_rules(tmp_path):
@@ -55,3 +55,30 @@ def test_a_wrong_file_is_refused_with_the_place(tmp_path, text, words):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         read_rules(tmp_path / "rules.yaml")
+
+
+TABLE = "model: m\neffort: {none: 0, minimal: 8, low: 8, medium: 9, high: 9, xhigh: 9}\n"
+
+
+def test_a_calibration_is_read(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(TABLE)
+    found = read_calibration(path)
+    assert (found.model, found.effort["high"], found.early_exit) == ("m", 9, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("none: 0", "none: 1", "from 0 on"),
+        ("high: 9", "high: 7", "never falls"),
+        ("low: 8, ", "", "lists none, minimal, low"),
+        ("minimal: 8", "minimal: -8", "line 2: effort.minimal"),
+        ("model: m", "modle: m", "Field required"),
+    ],
+)
+def test_a_wrong_calibration_is_refused(tmp_path, old, new, words):
+    path = tmp_path / "c.yaml"
+    path.write_text(TABLE.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=words):
+        read_calibration(path)

@@ -107,8 +107,9 @@ async def prepare(state: ApiState, body: ChatBody, caller: Caller) -> Chat:
         asking = Asking(body, prompter, adapter, caller)
         routed = await decide(state, model.router, asking)
         chosen = settle(chosen, routed.decision.effort, model.policy)
-        if model.early_exit is not None:
-            caller.account.engine = EarlyExits(caller.account.engine, model.early_exit)
+    may_exit = model.exits_early and routed is not None
+    if model.early_exit and (may_exit if body.early_exit is None else body.early_exit):
+        caller.account.engine = EarlyExits(caller.account.engine, model.early_exit)
     fitted = await _fit(state, body, chosen, prompter, closes=routed is not None)
     limits = Limits(
         max_tokens=fitted.allotment.max_tokens,

@@ -79,6 +79,7 @@ def _model_object(state: ApiState, adapter: str | None) -> dict[str, Any]:
         "max_model_len": model.max_model_len,
         "engine": state.engine.info.engine,
         "reasoning_efforts": [*model.policy.ladder, "max"] if model.policy.can_think else [],
+        "reasoning_budgets": dict(model.policy.ladder) if model.policy.can_think else {},
     }
 
 

@@ -85,7 +85,8 @@ class ServedModel:
         vocab_size: token ids are below it.
         self_test: outcome; None before it ran.
         router: None where `auto` cannot be had.
-        early_exit: when a thought that `auto` has chosen may end early; None where it may not.
+        early_exit: when a thought may end early; None where none can.
+        exits_early: whether those that `auto` has chosen do, unless a request says otherwise.
         limits: what the engine cannot serve, as (request field, reason).
         adapters: LoRA adapters, which clients name in place of the model.
     """
@@ -99,6 +100,7 @@ class ServedModel:
     self_test: SelfTest | None = None
     router: Router | None = None
     early_exit: EarlyExit | None = None
+    exits_early: bool = False
     limits: tuple[tuple[str, str], ...] = ()
     adapters: tuple[str, ...] = ()
     allow_unenforced: bool = False
@@ -168,7 +170,8 @@ async def load_model(engine: Engine, card: ModelCard, config: ServerConfig) -> S
         tokens=tokens,
         policy=_policy(spec, tokens, config, auto=router is not None),
         router=router,
-        early_exit=_early_exit(spec, config) if router else None,
+        early_exit=spec.early_exit if spec and tokens else None,
+        exits_early=_exits_early(spec, config),
         max_model_len=info.max_model_len,
         limits=tuple((field, f"{info.engine}: {reason}") for field, reason in info.limits),
         adapters=info.adapters,
@@ -226,11 +229,10 @@ async def _router(engine: Engine, spec: ThinkingSpec, config: ServerConfig) -> R
     return Router(spec.probe, labels, (*config.effort_rules, *spec.rules))
 
 
-def _early_exit(spec: ThinkingSpec | None, config: ServerConfig) -> EarlyExit | None:
-    if spec is None:
-        return None
-    wanted = spec.early_exit.pays if config.early_exit is None else config.early_exit
-    return spec.early_exit if wanted else None
+def _exits_early(spec: ThinkingSpec | None, config: ServerConfig) -> bool:
+    if config.early_exit is not None:
+        return config.early_exit
+    return spec is not None and spec.early_exit.pays
 
 
 def _policy(

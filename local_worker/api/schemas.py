@@ -175,6 +175,7 @@ class ChatBody(GenerationBody):
     thinking_budget_tokens: int | None = Field(None, lt=INT64)
     enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    early_exit: bool | None = None
 
 
 class CompletionBody(GenerationBody):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import httpx
 
+from local_worker.bench.calibrate import EARLY, WHOLE
 from local_worker.bench.verdicts import AUTO, Answered
 from local_worker.errors import BenchError, ConfigError
 
@@ -158,11 +159,22 @@ async def _cancelled_at_the_first_failure() -> AsyncIterator[Start]:
         raise errors.exceptions[0] from None
 
 
+def _asked(effort: str) -> dict[str, Any]:
+    """The fields of an effort: a level, a number of thinking tokens, or auto in one of two ways."""
+    if effort.isdigit():
+        return {"reasoning_budget_tokens": int(effort)}
+    if effort in (EARLY, WHOLE):
+        return {"reasoning_effort": AUTO, "early_exit": effort == EARLY}
+    return {"reasoning_effort": effort}
+
+
 def _body(target: Target, plan: Plan, effort: str, task: Task) -> dict[str, Any]:
-    body: dict[str, Any] = {"messages": list(task.messages), "reasoning_effort": effort}
+    body: dict[str, Any] = {"messages": list(task.messages), **_asked(effort)}
     if target.model is not None:
         body["model"] = target.model
-    if effort == AUTO:  # a conversation of its own: what was chosen earlier is not asked again
+    if effort.startswith(
+        AUTO
+    ):  # a conversation of its own: what was chosen earlier is not asked again
         body["prompt_cache_key"] = f"bench-{secrets.token_hex(8)}"
     if plan.include_cost:
         body["include_cost"] = True

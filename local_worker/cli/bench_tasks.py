@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from local_worker.bench import peers, report
+from local_worker.bench.calibrate import EARLY, WHOLE, as_yaml, budgets_to_try, calibrated
 from local_worker.bench.html import Bar, Chart, Section, page
 from local_worker.bench.suite import load_suite
 from local_worker.bench.tasks import Plan, Results
@@ -25,7 +27,7 @@ from local_worker.reasoning.effort import LEVELS
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from local_worker.bench.suite import Suite
     from local_worker.bench.verdicts import Answered, Row
@@ -39,6 +41,9 @@ HEAD = ("", "answers", "right", "95 %", "thinking tokens", "of those to choose",
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `bench tasks`."""
     add_task_arguments(parser)
+    parser.add_argument("--calibrate", type=Path, metavar="FILE.yaml",
+        help="measure more budgets than the levels have, and write a table of the cheapest that "
+        "are as good (for `serve --calibration`)")  # fmt: skip
     parser.add_argument("--report", type=Path, metavar="FILE.html",
         help="write table and plots there")  # fmt: skip
 
@@ -49,8 +54,8 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     add("suite", nargs="?", default="embedded", metavar="SUITE",
         help="embedded, finance, or a file.yaml (default: %(default)s)")  # fmt: skip
     add("--efforts", default=",".join(EFFORTS), metavar="LEVEL,...",
-        help="of none, minimal, low, medium, high, xhigh, max and auto, or all "
-        "(default: %(default)s)")  # fmt: skip
+        help="of none, minimal, low, medium, high, xhigh, max, auto and numbers of thinking "
+        "tokens, or all (default: %(default)s)")  # fmt: skip
     add("--model", help="serve this model for the run (default: demo); with --url, its name there")
     add("--url", help="ask a server that runs already; with or without /v1")
     add("--api-key", help="of the server at --url")
@@ -70,12 +75,18 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a run has brought; `rows` may be of fewer tasks than the suite has."""
+    """What a run has brought; `rows` may be of fewer tasks than the suite has.
+
+    Attributes:
+        ladder: level -> thinking tokens, where the server tells them.
+    """
 
     suite: Suite
     rows: Sequence[Row]
     answers: Sequence[Answered]
     pricing: Pricing
+    model: str
+    ladder: Mapping[str, int]
 
     @property
     def complete(self) -> bool:
@@ -85,10 +96,10 @@ class Measured:
 
 def run(options: argparse.Namespace) -> int:
     """Asks, judges, prints."""
-    for path in (options.json, options.report):  # better now than after an hour
+    for path in (options.json, options.report, options.calibrate):  # better now than after an hour
         if path is not None:
             check_writable(path)
-    measure(options, lambda measured: _tell(options, measured))
+    measure(options, lambda measured: _tell(options, measured), calibrates=options.calibrate)
     return 0
 
 
@@ -98,7 +109,9 @@ def check_writable(path: Path) -> None:
         raise ConfigError(f"{path} cannot be written")
 
 
-def measure(options: argparse.Namespace, tell: Callable[[Measured], None]) -> None:
+def measure(
+    options: argparse.Namespace, tell: Callable[[Measured], None], *, calibrates: bool = False
+) -> None:
     """Asks the suite at every effort. `tell` gets what there is, also when it could not go on."""
     suite = load_suite(options.suite)
     efforts = _efforts(options.efforts)
@@ -111,15 +124,19 @@ def measure(options: argparse.Namespace, tell: Callable[[Measured], None]) -> No
             raise ConfigError(f"--{name.replace('_', '-')} is of a server at --url")
     pricing = _pricing(options)
     with ExitStack() as stack:
-        target, tells_cost = _target(options, stack)
-        plan = Plan(suite, efforts, options.concurrency, options.temperature, tells_cost)
+        target, served = _target(options, stack)
+        ladder: dict[str, int] = served.get("reasoning_budgets") or {}
+        if calibrates:
+            efforts = _to_calibrate(ladder, served)
+        ours = served.get("owned_by") == "local-worker"
+        plan = Plan(suite, efforts, options.concurrency, options.temperature, ours)
         results = Results(options.results, plan, target)
         try:
             asyncio.run(run_tasks(target, plan, results, _progress))
         finally:
             rows = rows_of(results.answers, efforts, pricing)
             if rows:
-                tell(Measured(suite, rows, results.answers, pricing))
+                tell(Measured(suite, rows, results.answers, pricing, target.model or "", ladder))
 
 
 def _pricing(options: argparse.Namespace) -> Pricing:
@@ -136,13 +153,19 @@ def _efforts(text: str) -> tuple[str, ...]:
     known = (*LEVELS, AUTO)
     efforts = known if text == "all" else tuple(dict.fromkeys(map(str.strip, text.split(","))))
     for effort in efforts:
-        if effort not in known:
-            raise ConfigError(f"--efforts: {effort!r} is none of {', '.join(known)}")
+        if effort not in known and not effort.isdecimal():
+            raise ConfigError(f"--efforts: {effort!r} is no number and none of {', '.join(known)}")
     return efforts
 
 
-def _target(options: argparse.Namespace, stack: ExitStack) -> tuple[peers.Target, bool]:
-    """Whom to ask, and whether that one tells what its answers cost."""
+def _to_calibrate(ladder: Mapping[str, int], served: Mapping[str, Any]) -> tuple[str, ...]:
+    if not ladder:
+        raise BenchError(f"{served['id']} has no levels of effort that could be calibrated")
+    return (*(str(budget) for budget in budgets_to_try(ladder)), WHOLE, EARLY)
+
+
+def _target(options: argparse.Namespace, stack: ExitStack) -> tuple[peers.Target, dict[str, Any]]:
+    """Whom to ask, and what that one says of its model."""
     if options.url is not None:
         url = base_url(options.url)
     else:
@@ -152,8 +175,7 @@ def _target(options: argparse.Namespace, stack: ExitStack) -> tuple[peers.Target
         url = server.target.url
     served = _served_model(url, options.api_key)
     name = options.model if options.url is not None and options.model else str(served["id"])
-    ours = served.get("owned_by") == "local-worker"
-    return peers.Target("server", url, name, options.api_key), ours
+    return peers.Target("server", url, name, options.api_key), served
 
 
 def _served_model(url: str, api_key: str | None) -> dict[str, Any]:
@@ -182,6 +204,16 @@ def _tell(options: argparse.Namespace, measured: Measured) -> None:
         print(line)
     report.write(options.report, page("local-worker bench tasks", [found]))
     report.write_json(options.json, as_json(measured, told))
+    if options.calibrate is not None and measured.complete:
+        _calibrate(options.calibrate, measured)
+
+
+def _calibrate(path: Path, measured: Measured) -> None:
+    found, suite = calibrated(measured.rows, measured.ladder), measured.suite
+    today = datetime.datetime.now().astimezone().date()
+    words = f"bench tasks {suite.name} --calibrate, {today}: {len(suite.tasks)} tasks"
+    path.write_text(as_yaml(found, measured.model, words))
+    print(f"written: {path}")
 
 
 def as_json(measured: Measured, told: Sequence[str]) -> dict[str, Any]:

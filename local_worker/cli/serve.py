@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from local_worker.probe.software import installed_engines
 from local_worker.probe.survey import probe_hardware
 from local_worker.reasoning.effort import LEVELS
 from local_worker.reasoning.routing import AUTO
-from local_worker.rules import read_rules
+from local_worker.rules import read_calibration, read_rules
 
 if TYPE_CHECKING:
     import socket
@@ -132,6 +133,8 @@ def _add_effort_arguments(parser: argparse.ArgumentParser) -> None:
         "model's own, which is auto or none)")  # fmt: skip
     add("--effort-rules", type=Path, metavar="FILE.yaml",
         help="efforts for certain requests, before auto asks the model")  # fmt: skip
+    add("--calibration", type=Path, metavar="FILE.yaml",
+        help="the model's table of efforts, as `bench tasks --calibrate` writes it")  # fmt: skip
     add("--early-exit", choices=("on", "off"),
         help="whether auto may end a thought whose answer is settled (default: where it has been "
         "measured to pay)")  # fmt: skip
@@ -153,6 +156,8 @@ def run(options: argparse.Namespace) -> int:
     with listener:
         machine = _machine(options)
         resolved = _resolve(options, overrides, machine)
+        if options.calibration is not None:
+            resolved = _calibrated(resolved, options.calibration)
         _say(f"model    {resolved.card.names[0]}")
         for reason in resolved.reasons:
             _say(f"         {reason}")
@@ -207,6 +212,21 @@ def _machine(options: argparse.Namespace) -> Machine:
     # A second is much for a model that loads in a tenth of it.
     measure = not options.skip_bandwidth and options.model not in (None, DEFAULT_MODEL)
     return Machine(probe_hardware(measure_bandwidth=measure), installed_engines())
+
+
+def _calibrated(resolved: Resolved, path: Path) -> Resolved:
+    """With the efforts of a file in place of the catalog's."""
+    found, card = read_calibration(path), resolved.card
+    if card.thinking is None or found.model not in card.names:
+        raise ConfigError(
+            f"--calibration {path} is of {found.model!r}, and {card.names[0]!r} is to be served"
+        )
+    exits = card.thinking.early_exit
+    if found.early_exit is not None:
+        exits = exits.model_copy(update={"pays": found.early_exit})
+    update = {"effort": dict(found.effort), "early_exit": exits}
+    thinking = card.thinking.model_copy(update=update)
+    return replace(resolved, card=replace(card, thinking=thinking))
 
 
 def _on_gpu(resolved: Resolved, machine: Machine) -> bool:

@@ -247,3 +247,17 @@ async def test_what_trials_took_is_counted(exit_api):
         tried = len(TOKENS.close_after_newline) + len("Four.") + 1
         assert body["usage"]["router_tokens"] == auto + tried
         assert body["reasoning"]["closed_by"] == "model"
+
+
+@pytest.mark.parametrize(
+    ("pays", "fields", "closed"),
+    [
+        (True, {"early_exit": False}, "model"),
+        (False, {"early_exit": True}, "early"),
+        (False, {"early_exit": True, "reasoning_effort": "high"}, "early"),
+    ],
+)
+async def test_a_request_can_say_so_itself(exit_api, pays, fields, closed):
+    async with exit_api(pays) as api:
+        api.engine.script = Script(reply=answers)
+        assert (await api.chat(**fields)).json()["reasoning"]["closed_by"] == closed

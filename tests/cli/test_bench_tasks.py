@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
 from local_worker.cli import main
 
@@ -46,10 +47,37 @@ def test_a_suite_at_three_efforts(demo_server, suite, tmp_path, capsys):
     assert json.loads(files["a.json"].read_text())["answers"] == found["answers"], "none anew"
 
 
+def test_a_table_is_calibrated_and_served(demo_server, tmp_path, start_server, capsys):
+    suite, table = tmp_path / "s.yaml", tmp_path / "table.yaml"
+    suite.write_text(SUITE.replace("count: 6", "count: 3"))
+    arguments = [str(suite), "--url", demo_server.url, "--calibrate", str(table)]
+    assert main(["bench", "tasks", *arguments]) == 0
+    assert f"written: {table}" in capsys.readouterr().out
+    written = yaml.safe_load(table.read_text())
+    assert written["model"] == "demo"
+    assert isinstance(written["early_exit"], bool)
+    server = start_server("--calibration", str(table))
+    with server.client() as client:
+        (model,) = client.get("/v1/models").json()["data"]
+        assert model["reasoning_budgets"] == written["effort"]
+        body = {"messages": [{"role": "user", "content": "Hi"}], "reasoning_effort": "high"}
+        answer = client.post("/v1/chat/completions", json=body).json()
+        assert answer["reasoning"]["budget_tokens"] == written["effort"]["high"]
+
+
+def test_a_calibration_of_another_model_is_refused(tmp_path, capsys):
+    table = tmp_path / "table.yaml"
+    table.write_text(
+        "model: other\neffort: {none: 0, minimal: 8, low: 8, medium: 9, high: 9, xhigh: 9}\n"
+    )
+    assert main(["serve", "--port", "0", "--no-ledger", "--calibration", str(table)]) == 1
+    assert "is of 'other', and 'demo' is to be served" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--efforts", "low,hgih"], "'hgih' is none of none, minimal"),
+        (["--efforts", "low,hgih"], "'hgih' is no number and none of none"),
         (["--concurrency", "0"], "--concurrency"),
         (["--url", "http://127.0.0.1:9"], "is no OpenAI-compatible server"),
         (["--model", "gpt-7"], "gpt-7"),

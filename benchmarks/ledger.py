@@ -1,0 +1,186 @@
+"""What the ledger costs, and what it keeps: 64 clients, with and without it, and a kill.
+
+Checked: every request that was answered more than a second before a SIGKILL has a row; after an
+orderly end every answered request has exactly one, and there are as many rows as the server's own
+counters say. Measured in alternating pairs: requests/s, and processor seconds of the server for a
+request (which neighbours on the machine disturb less), as a ratio of those with a ledger to those
+without.
+
+    python benchmarks/ledger.py [--seconds 8] [--clients 64] [--pairs 8]
+
+Prints the figures, then one JSON line. Exits with 1 when a row is missing or there twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import contextlib
+import re
+import signal
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from common import CHAT, Server, tell
+
+BODY: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "My parcel has not come yet. Which team?"}],
+    "reasoning_effort": "none",
+}
+ACKNOWLEDGED = 1.0
+"""Seconds after which what was answered has to survive a kill."""
+
+Answered = dict[str, float]
+"""Time of the answer by the response's id."""
+
+
+async def client_loop(url: str, until: float, answered: Answered) -> None:
+    """One client: asks again as soon as it has its answer."""
+    async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
+        while time.monotonic() < until:
+            try:
+                response = await client.post(CHAT, json=BODY)
+            except httpx.HTTPError:
+                return  # the server was killed
+            answered[response.json()["id"]] = time.time()
+
+
+async def load(url: str, clients: int, seconds: float) -> Answered:
+    """All of them for so long."""
+    answered: Answered = {}
+    until = time.monotonic() + seconds
+    await asyncio.gather(*(client_loop(url, until, answered) for _ in range(clients)))
+    return answered
+
+
+def processor_seconds(server: Server) -> float:
+    """Of the server's API process, where the ledger is written."""
+    times = psutil.Process(server.process.pid).cpu_times()
+    return times.user + times.system
+
+
+def run(arguments: list[str], clients: int, seconds: float) -> tuple[float, float]:
+    """Requests/s, and processor seconds a request, of a server of its own."""
+    server = Server(*arguments)
+    try:
+        asyncio.run(load(server.url, clients, 1.0))
+        before, begun = processor_seconds(server), time.monotonic()
+        answered = asyncio.run(load(server.url, clients, seconds))
+        took = time.monotonic() - begun
+        return len(answered) / took, (processor_seconds(server) - before) / len(answered)
+    finally:
+        server.stop()
+
+
+def rows(path: Path) -> collections.Counter[str]:
+    """How often each response's id is in the ledger."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return collections.Counter(i for (i,) in connection.execute("SELECT id FROM requests"))
+
+
+def counted(url: str) -> int:
+    """Requests that the server's own counters have."""
+    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    found = re.findall(r"^local_worker_requests_total{.*} (\S+)$", text, re.MULTILINE)
+    return int(sum(map(float, found)))
+
+
+def orderly(folder: Path, clients: int, seconds: float) -> dict[str, int]:
+    """A run that ends as it should."""
+    path = folder / "orderly.sqlite3"
+    server = Server("--ledger", str(path))
+    answered = asyncio.run(load(server.url, clients, seconds))
+    time.sleep(2 * ACKNOWLEDGED)
+    metrics = counted(server.url)
+    server.stop()
+    found = rows(path)
+    return {
+        "answered": len(answered),
+        "rows": sum(found.values()),
+        "counted by the server": metrics,
+        "answered without a row": len(answered.keys() - found.keys()),
+        "rows that nobody asked for": len(found.keys() - answered.keys()),
+        "rows that are there twice": sum(count > 1 for count in found.values()),
+    }
+
+
+async def _kill_in_the_middle(
+    server: Server, clients: int, seconds: float
+) -> tuple[Answered, float]:
+    running = asyncio.create_task(load(server.url, clients, seconds + 30))
+    await asyncio.sleep(seconds)
+    killed = time.time()
+    server.process.send_signal(signal.SIGKILL)
+    return await running, killed
+
+
+def killed(folder: Path, clients: int, seconds: float) -> dict[str, int]:
+    """A run that is killed in the middle."""
+    path = folder / "killed.sqlite3"
+    server = Server("--ledger", str(path))
+    answered, at = asyncio.run(_kill_in_the_middle(server, clients, seconds))
+    server.process.wait()
+    found = rows(path)
+    old = {i for i, when in answered.items() if when < at - ACKNOWLEDGED}
+    return {
+        "answered": len(answered),
+        "answered a second before": len(old),
+        "of those without a row": len(old - found.keys()),
+        "later ones without a row": len(answered.keys() - old - found.keys()),
+        "rows that are there twice": sum(count > 1 for count in found.values()),
+    }
+
+
+def pairs(folder: Path, options: argparse.Namespace) -> dict[str, str]:
+    """With a ledger and without, in turns."""
+    throughput, processor = [], []
+    for pair in range(options.pairs):
+        setups = [["--ledger", str(folder / f"{pair}.sqlite3")], ["--no-ledger"]]
+        order = setups if pair % 2 else setups[::-1]
+        found = {setup[0]: run(setup, options.clients, options.seconds) for setup in order}
+        ours, plain = found["--ledger"], found["--no-ledger"]
+        throughput.append(ours[0] / plain[0])
+        processor.append(ours[1] / plain[1])
+        print(f"pair {pair + 1}: {ours[0]:.0f} and {plain[0]:.0f} requests/s, "
+              f"{1e3 * ours[1]:.3f} and {1e3 * plain[1]:.3f} ms of processor time a request",
+              flush=True)  # fmt: skip
+    return {"requests/s, ratio": spread(throughput), "processor time, ratio": spread(processor)}
+
+
+def spread(ratios: list[float]) -> str:
+    """Median, lowest and highest."""
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
+
+
+def main() -> int:
+    """Runs all three; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--pairs", type=int, default=8)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ended = orderly(folder, options.clients, options.seconds)
+        cut = killed(folder, options.clients, options.seconds)
+        ratios = pairs(folder, options)
+    wrong = [
+        *(f"orderly: {what}" for what, count in list(ended.items())[3:] if count),
+        *(f"killed: {what}" for what in ("of those without a row", "rows that are there twice")
+          if cut[what]),
+    ]  # fmt: skip
+    if not ended["answered"] == ended["rows"] == ended["counted by the server"]:
+        wrong.append("orderly: the counts differ")
+    return tell({"orderly": ended, "killed": cut, **ratios, "defects": wrong})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
