@@ -16,7 +16,8 @@ import secrets
 import sqlite3
 import threading
 import time
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from local_worker.errors import ConfigError
@@ -31,8 +32,8 @@ VERSION = 1
 APPLICATION = 0x4C574C31
 """In the file's header: that it is a ledger of this program's."""
 
-WRITE_SECONDS = 0.2
-"""Between two writes."""
+WRITE_SECONDS = 0.4
+"""Between two writes; with what settling takes, less than a second."""
 
 MOST_WAITING = 10_000
 """Rows that wait for a file that cannot be written, before they are dropped."""
@@ -116,12 +117,11 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
+_values = attrgetter(*COLUMNS)
 _TYPES = {"int": "INTEGER", "int | None": "INTEGER", "float": "REAL", "str": "TEXT"}
-_SCHEMA = ", ".join(
-    f"{field.name} {_TYPES[str(field.type)]}{' PRIMARY KEY' if field.name == 'id' else ''}"
-    for field in fields(Row)
-)
-_INSERT = f"INSERT OR IGNORE INTO requests VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - marks
+# No key but the order of arrival: a commit then writes one page and not one for each row.
+_SCHEMA = ", ".join(f"{field.name} {_TYPES[str(field.type)]}" for field in fields(Row))
+_INSERT = f"INSERT INTO requests VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - marks
 
 
 def connect(path: Path, *, write: bool) -> sqlite3.Connection:
@@ -178,7 +178,7 @@ def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    connection.execute(f"CREATE TABLE requests ({_SCHEMA}) WITHOUT ROWID")
+    connection.execute(f"CREATE TABLE requests ({_SCHEMA})")
     connection.execute("CREATE INDEX by_time ON requests (time)")
     connection.execute("CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT)")
     connection.execute("INSERT INTO settings VALUES ('salt', ?)", (secrets.token_hex(16),))
@@ -285,7 +285,7 @@ class Ledger:
             return
         try:
             with _transaction(self._connection):
-                self._connection.executemany(_INSERT, map(astuple, rows))
+                self._connection.executemany(_INSERT, map(_values, rows))
         except sqlite3.Error as error:
             self._drop(len(rows) - MOST_WAITING)
             self._warn(error)

@@ -69,14 +69,6 @@ def test_a_row_is_written_soon_and_without_waiting(path):
         ledger.close()
 
 
-def test_the_same_row_twice_is_one(path):
-    for _ in range(2):
-        ledger = Ledger(path, 30)
-        ledger.add(row(1))
-        ledger.close()
-    assert len(rows_in(path)) == 1
-
-
 def test_nobody_else_may_read_it(path):
     Ledger(path, 30).close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
