@@ -109,11 +109,13 @@ class ThinkingParams:
         tokens: the delimiters.
         budget: sampled thinking tokens for the whole turn; None is no bound of its own.
         starts_inside: the prompt ends inside a thought that the template opened.
+        used: of the budget, by tokens of the turn that are part of the prompt by now.
     """
 
     tokens: ThinkingTokens
     budget: int | None
     starts_inside: bool = False
+    used: int = 0
 
 
 class GrammarKind(StrEnum):

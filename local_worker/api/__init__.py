@@ -7,6 +7,8 @@ schemas     request bodies (pydantic)
 model       the served model: template, delimiters, effort policy, self-test
 translate   request -> what the engine needs (pure)
 jobs        what chat and text completions share
+routing     `auto`: rules, the conversation, or one step of the model
+early_exit  ends a thought whose answer is settled
 choices     runs a request's sequences and collects or streams them
 render      engine output -> response objects (pure)
 chat, completions, misc   the routes

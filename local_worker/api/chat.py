@@ -109,7 +109,9 @@ async def prepare(state: ApiState, body: ChatBody, caller: Caller) -> Chat:
         chosen = settle(chosen, routed.decision.effort, model.policy)
     may_exit = model.exits_early and routed is not None
     if model.early_exit and (may_exit if body.early_exit is None else body.early_exit):
-        caller.account.engine = EarlyExits(caller.account.engine, model.early_exit)
+        caller.account.engine = EarlyExits(
+            caller.account.engine, model.early_exit, lambda: state.engine.stats().waiting == 0
+        )
     fitted = await _fit(state, body, chosen, prompter, closes=routed is not None)
     limits = Limits(
         max_tokens=fitted.allotment.max_tokens,

@@ -12,18 +12,29 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
+from local_worker.api.translate import MAX_SEED
 from local_worker.reasoning.early_exit import Confidence, Thought
 from local_worker.types import Channel, ClosedBy, FinishReason, ThinkingParams
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from local_worker.engine import Generates
     from local_worker.rules import EarlyExit
-    from local_worker.types import Finish, GenerationRequest, Start, StepOutput, TokenLogprob
+    from local_worker.types import (
+        Finish,
+        GenerationRequest,
+        SamplingParams,
+        Start,
+        StepOutput,
+        TokenLogprob,
+    )
 
 MOST_TRIALS = 8
 """In one turn."""
+
+SEED_STEP = 1_000_003
+"""Between the seeds of two parts: choices of one request are one apart."""
 
 LEAST_ANSWER = 8
 """Tokens that must be left for an answer, or none is tried."""
@@ -35,11 +46,16 @@ class EarlyExits:
     Args:
         engine: that generates.
         spec: where to try, and how sure the model has to be.
+        has_room: whether a sequence sent now would run at once. Where others wait, the one that is
+            given up for a trial would lose its place to them, so none is made.
     """
 
-    def __init__(self, engine: Generates, spec: EarlyExit) -> None:
+    def __init__(
+        self, engine: Generates, spec: EarlyExit, has_room: Callable[[], bool] = lambda: True
+    ) -> None:
         self._engine = engine
         self._spec = spec
+        self._has_room = has_room
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
         """See `engine.Engine.generate`."""
@@ -56,7 +72,7 @@ class EarlyExits:
                 async for output in outputs:
                     at = run.follow(output)
                     shown = run.shown(output)
-                    if at is not None and run.can_try:
+                    if at is not None and run.can_try and self._has_room():
                         turning = shown
                         break
                     yield shown
@@ -106,7 +122,7 @@ class _Run:
         request: as it came.
         thought: so far, with all tokens of the turn.
         used: thinking tokens.
-        base: tokens and thinking tokens before the present part.
+        base: tokens before the present part.
         parts: how many there were.
         trials: likewise.
         trial_tokens: of trials that came to nothing.
@@ -118,7 +134,7 @@ class _Run:
     request: GenerationRequest
     thought: Thought
     used: int = 0
-    base: tuple[int, int] = (0, 0)
+    base: int = 0
     parts: int = 0
     trials: int = 0
     trial_tokens: int = 0
@@ -134,27 +150,27 @@ class _Run:
             return replace(request, traced=True)
         thinking = request.thinking
         assert thinking is not None, "only thoughts have parts"
-        left = None if thinking.budget is None else thinking.budget - self.used
         return replace(
             request,
             request_id=f"{request.request_id}.{self.parts}",
             prompt_token_ids=request.prompt_token_ids + ids,
             max_tokens=request.max_tokens - len(ids),
-            thinking=replace(thinking, budget=left, starts_inside=True),
+            thinking=replace(thinking, used=self.used, starts_inside=True),
+            sampling=self._sampling(2 * self.parts),
             traced=True,
             goes_on=True,
         )
 
     def begin_part(self) -> None:
         """The thought goes on after a trial."""
-        self.base = len(self.thought.token_ids), self.used
+        self.base = len(self.thought.token_ids)
         self.space = self.thought.space
 
     def follow(self, output: StepOutput) -> int | None:
         """Takes an output of the present part in; see `Thought.add`."""
         if self.start is None and output.start is not None:
             self.start, self.first_at = output.start, time.monotonic()
-        self.used = self.base[1] + output.num_reasoning_tokens
+        self.used = output.num_reasoning_tokens
         return self.thought.add(output)
 
     @property
@@ -168,16 +184,24 @@ class _Run:
         assert thinking is not None
         self.trials += 1
         prompt = (*request.prompt_token_ids, *self.thought.token_ids[:at], *closer)
+        sampling = self._sampling(2 * self.trials - 1)
         tried = replace(
             request,
             request_id=f"{request.request_id}.t{self.trials}",
             prompt_token_ids=prompt,
             max_tokens=self._room,
             thinking=ThinkingParams(thinking.tokens, 0),
-            sampling=replace(request.sampling, logprobs=max(1, request.sampling.logprobs or 0)),
+            sampling=replace(sampling, logprobs=max(1, sampling.logprobs or 0)),
             goes_on=True,
         )
         return tried, len(closer)
+
+    def _sampling(self, number: int) -> SamplingParams:
+        """Of a part or trial: the same seed again would repeat the draws of the beginning."""
+        sampling = self.request.sampling
+        if sampling.seed is None:
+            return sampling
+        return replace(sampling, seed=(sampling.seed + number * SEED_STEP) % MAX_SEED)
 
     @property
     def _closer(self) -> tuple[int, ...]:
@@ -190,7 +214,6 @@ class _Run:
 
     def shown(self, output: StepOutput) -> StepOutput:
         """An output of the present part, as one of the whole turn."""
-        tokens, thinking = self.base
         deltas = output.deltas
         if self.space and deltas and deltas[0].channel is Channel.REASONING:
             deltas = (replace(deltas[0], text=self.space + deltas[0].text), *deltas[1:])
@@ -200,8 +223,7 @@ class _Run:
             output,
             deltas=deltas,
             request_id=self.request.request_id,
-            num_tokens=tokens + output.num_tokens,
-            num_reasoning_tokens=thinking + output.num_reasoning_tokens,
+            num_tokens=self.base + output.num_tokens,
             finish=self._finished(output.finish),
         )
 

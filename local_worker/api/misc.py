@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -12,7 +12,11 @@ from local_worker.api.jobs import tokenize_prompt
 from local_worker.api.schemas import DetokenizeBody, TokenizeBody, parse
 from local_worker.api.state import ApiState, state_of
 from local_worker.errors import InvalidParameterError
+from local_worker.reasoning.routing import AUTO
 from local_worker.types import PromptSegment
+
+if TYPE_CHECKING:
+    from local_worker.reasoning.effort import EffortPolicy
 
 router = APIRouter()
 
@@ -78,9 +82,18 @@ def _model_object(state: ApiState, adapter: str | None) -> dict[str, Any]:
         "aliases": [] if adapter else list(model.card.names[1:]),
         "max_model_len": model.max_model_len,
         "engine": state.engine.info.engine,
-        "reasoning_efforts": [*model.policy.ladder, "max"] if model.policy.can_think else [],
-        "reasoning_budgets": dict(model.policy.ladder) if model.policy.can_think else {},
+        **_efforts(model.policy),
     }
+
+
+def _efforts(policy: EffortPolicy) -> dict[str, Any]:
+    """Levels, and what each of them allows here."""
+    if not policy.can_think:
+        return {"reasoning_efforts": [], "reasoning_budgets": {}}
+    most = policy.ceiling
+    budgets = {k: v if most is None else min(v, most) for k, v in policy.ladder.items()}
+    auto = [AUTO] if policy.auto else []
+    return {"reasoning_efforts": [*policy.ladder, "max", *auto], "reasoning_budgets": budgets}
 
 
 @router.post("/tokenize")

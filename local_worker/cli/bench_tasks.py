@@ -87,11 +87,13 @@ class Measured:
     pricing: Pricing
     model: str
     ladder: Mapping[str, int]
+    efforts: Sequence[str]
 
     @property
     def complete(self) -> bool:
         """Whether every effort has an answer to every task."""
-        return all(row.tasks == len(self.suite.tasks) for row in self.rows)
+        full = [row.effort for row in self.rows if row.tasks == len(self.suite.tasks)]
+        return full == list(self.efforts)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -136,7 +138,8 @@ def measure(
         finally:
             rows = rows_of(results.answers, efforts, pricing)
             if rows:
-                tell(Measured(suite, rows, results.answers, pricing, target.model or "", ladder))
+                model = str(served["id"])
+                tell(Measured(suite, rows, results.answers, pricing, model, ladder, efforts))
 
 
 def _pricing(options: argparse.Namespace) -> Pricing:
@@ -161,7 +164,8 @@ def _efforts(text: str) -> tuple[str, ...]:
 def _to_calibrate(ladder: Mapping[str, int], served: Mapping[str, Any]) -> tuple[str, ...]:
     if not ladder:
         raise BenchError(f"{served['id']} has no levels of effort that could be calibrated")
-    return (*(str(budget) for budget in budgets_to_try(ladder)), WHOLE, EARLY)
+    asked = (WHOLE, EARLY) if AUTO in served.get("reasoning_efforts", ()) else ()
+    return (*(str(budget) for budget in budgets_to_try(ladder)), *asked)
 
 
 def _target(options: argparse.Namespace, stack: ExitStack) -> tuple[peers.Target, dict[str, Any]]:

@@ -217,7 +217,7 @@ def _machine(options: argparse.Namespace) -> Machine:
 def _calibrated(resolved: Resolved, path: Path) -> Resolved:
     """With the efforts of a file in place of the catalog's."""
     found, card = read_calibration(path), resolved.card
-    if card.thinking is None or found.model not in card.names:
+    if card.thinking is None or found.model.lower() not in map(str.lower, card.names):
         raise ConfigError(
             f"--calibration {path} is of {found.model!r}, and {card.names[0]!r} is to be served"
         )

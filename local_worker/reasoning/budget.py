@@ -111,7 +111,7 @@ class BudgetMachine:
         self._tokens = params.tokens
         self._budget = params.budget
         self._stretch = 0 if params.budget is None else soft_landing_stretch(params.budget)
-        self.used = 0
+        self.used = params.used
         self.closed_by = ClosedBy.NONE
         self.phase = Phase.IDLE
         self._held: list[Token] = []

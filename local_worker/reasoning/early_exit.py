@@ -7,8 +7,11 @@ tried, and taken where the geometric mean of the most probable tokens' probabili
 
 from __future__ import annotations
 
+import codecs
 import math
 from typing import TYPE_CHECKING
+
+from local_worker.reasoning.budget import missing_utf8_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +36,7 @@ class Thought:
         self.token_ids: list[int] = []
         self._line = b""
         self.space = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._line_at: int | None = 0 if opened else None
 
     def add(self, output: StepOutput) -> int | None:
@@ -44,10 +48,11 @@ class Thought:
         """
         self.token_ids += output.token_ids
         self._read(output.piece)
-        kept = output.piece.rstrip()
-        space = output.piece[len(kept) :].decode(errors="ignore")
+        text = self._decoder.decode(output.piece)
+        kept = text.rstrip()
+        space = text[len(kept) :]
         self.space = space if kept else self.space + space
-        if self._line_at is None or not output.thinking:
+        if self._line_at is None or not output.thinking or missing_utf8_bytes(self._line):
             return None
         line = self._line.lstrip()
         if not line or not any(line.startswith(marker) for marker in self._markers):

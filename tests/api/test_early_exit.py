@@ -113,7 +113,7 @@ async def test_every_part_goes_on_where_the_last_one_was(engine):
     prompt = whole.prompt_token_ids
     assert tried.prompt_token_ids == (*prompt, *encode("2+2=4\n"), *TOKENS.close_after_newline)
     assert rest.prompt_token_ids == (*prompt, *encode("2+2=4\ncheck"))
-    assert rest.thinking.budget == 64 - len("2+2=4\ncheck")
+    assert (rest.thinking.budget, rest.thinking.used) == (64, len("2+2=4\ncheck"))
     assert rest.max_tokens == 60 - len("2+2=4\ncheck")
 
 
@@ -261,3 +261,48 @@ async def test_a_request_can_say_so_itself(exit_api, pays, fields, closed):
     async with exit_api(pays) as api:
         api.engine.script = Script(reply=answers)
         assert (await api.chat(**fields)).json()["reasoning"]["closed_by"] == closed
+
+
+async def test_a_rejected_trial_leaves_the_soft_landing_where_it_was():
+    lines = "aaaa\n" * 11 + "cccc\ncccc\ncccc"
+    said = lambda p: p.rpartition("<think>\n")[2]  # noqa: E731
+    engine = FakeEngine(Script(reply=lambda p: "So." if "</think>" in p else lines[len(said(p)) :]))
+    await engine.start()
+    asked = request(max_tokens=200)
+    plain = [o async for o in engine.generate(asked)]
+    spec = EarlyExit(markers=("cc",), confidence=1)
+    parts = await run(engine, spec, asked)
+    assert [o.finish.closed_by for o in plain if o.finish] == [ClosedBy.SOFT]
+    assert [o.finish.closed_by for o in parts if o.finish] == [ClosedBy.SOFT]
+    assert text(parts, Channel.REASONING) == text(plain, Channel.REASONING)
+    assert parts[-1].num_reasoning_tokens == plain[-1].num_reasoning_tokens
+
+
+async def test_a_character_that_is_not_whole_is_not_cut():
+    thought = "2+2=4\nöl 4\n\u3000so 4"
+    data = thought.encode()
+    engine = FakeEngine(Script(reply=lambda _: ""))
+    await engine.start()
+
+    def rest(prompt):
+        done = prompt.rpartition("<think>\n")[2].encode()
+        return "So." if "</think>" in prompt else data[len(done) :].decode() + "\n</think>\n\nSo."
+
+    engine.script = Script(reply=rest)
+    outputs = await run(engine, EarlyExit(markers=("",), confidence=1), request(max_tokens=200))
+    assert text(outputs, Channel.REASONING) == thought
+
+
+async def test_no_part_repeats_the_draws_of_another(engine):
+    asked = request(sampling=SamplingParams(temperature=1.0, seed=5))
+    await run(engine, NEVER, asked)
+    seeds = [one.sampling.seed for one in engine.requests]
+    assert seeds[0] == 5
+    assert len(set(seeds)) == len(seeds) == 3
+
+
+async def test_where_others_wait_nothing_is_tried(engine):
+    crowded = EarlyExits(engine, SURE, lambda: False)
+    outputs = [output async for output in crowded.generate(request())]
+    assert len(engine.requests) == 1
+    assert [o.finish.closed_by for o in outputs if o.finish] == [ClosedBy.MODEL]

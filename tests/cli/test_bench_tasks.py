@@ -5,7 +5,8 @@ import json
 import pytest
 import yaml
 
-from local_worker.cli import main
+from local_worker.cli import bench_tasks, main
+from local_worker.errors import BenchError
 
 SUITE = """
 name: small
@@ -63,6 +64,30 @@ def test_a_table_is_calibrated_and_served(demo_server, tmp_path, start_server, c
         body = {"messages": [{"role": "user", "content": "Hi"}], "reasoning_effort": "high"}
         answer = client.post("/v1/chat/completions", json=body).json()
         assert answer["reasoning"]["budget_tokens"] == written["effort"]["high"]
+
+
+def test_a_ceiling_is_calibrated_below(start_server, tmp_path, capsys):
+    suite, table = tmp_path / "s.yaml", tmp_path / "table.yaml"
+    suite.write_text(SUITE.replace("count: 6", "count: 1"))
+    server = start_server("--max-thinking-tokens", "40")
+    assert main(["bench", "tasks", str(suite), "--url", server.url, "--calibrate", str(table)]) == 0
+    capsys.readouterr()
+    assert max(yaml.safe_load(table.read_text())["effort"].values()) <= 40
+
+
+def test_what_was_not_asked_everywhere_gives_no_table(
+    demo_server, suite, tmp_path, monkeypatch, capsys
+):
+    table = tmp_path / "table.yaml"
+
+    async def stop(*_):
+        raise BenchError("stopped")
+
+    monkeypatch.setattr(bench_tasks, "run_tasks", stop)
+    arguments = [suite, "--url", demo_server.url, "--calibrate", str(table)]
+    assert main(["bench", "tasks", *arguments]) == 1
+    assert "stopped" in capsys.readouterr().err
+    assert not table.exists()
 
 
 def test_a_calibration_of_another_model_is_refused(tmp_path, capsys):

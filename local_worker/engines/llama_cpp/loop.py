@@ -172,8 +172,8 @@ class EngineLoop:
             if isinstance(command, messages.Submit):
                 for request in command.requests:
                     self._submit(request)
-            elif isinstance(command, messages.Abort):
-                self._abort(command.request_id)
+                for request_id in command.forget:
+                    self._abort(request_id)
             else:
                 self._stopped = True
 

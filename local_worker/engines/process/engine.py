@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from local_worker.engines.process import messages
 from local_worker.engines.process.calls import Calls
 from local_worker.engines.process.child import Child, Program, describe_exit
+from local_worker.engines.process.pending import Pending
 from local_worker.errors import (
     EngineDiedError,
     EngineError,
@@ -56,17 +57,6 @@ class State(Enum):
     CLOSED = auto()
 
 
-@dataclass(slots=True)
-class _Pending:
-    """A request in the engine's care."""
-
-    request: GenerationRequest
-    outputs: asyncio.Queue[StepOutput | Exception] = field(default_factory=asyncio.Queue)
-    submitted: bool = False
-    yielded: bool = False
-    attempts: int = 0
-
-
 class ProcessEngine:
     """Implements `engine.Engine` over one child process.
 
@@ -79,9 +69,10 @@ class ProcessEngine:
         self._state = State.LOADING
         self._info: EngineInfo | None = None
         self._child: Child | None = None
-        self._pending: dict[str, _Pending] = {}
+        self._pending: dict[str, Pending] = {}
         self._pinned: list[GenerationRequest] = []
         self._outbox: list[GenerationRequest] = []
+        self._leaving: list[str] = []
         self._calls = Calls()
         self._stats = EngineStats()
         self._work: dict[str, float] = {}
@@ -151,7 +142,7 @@ class ProcessEngine:
     async def generate(self, request: GenerationRequest) -> AsyncIterator[StepOutput]:
         """Outputs of one sequence; see `engine.Engine.generate`."""
         self._check_open()
-        pending = self._pending[request.request_id] = _Pending(request)
+        pending = self._pending[request.request_id] = Pending(request)
         self.occupancy.enter(request.request_id, time.monotonic())
         self._submit(pending)
         try:
@@ -286,6 +277,9 @@ class ProcessEngine:
                 self._give_up(pending, EngineGaveUpError(message))
         self._calls.fail(EngineDiedError("the engine ended during this call"))
         self._outbox.clear()
+        self._leaving.clear()
+        for pending in self._pending.values():
+            pending.submitted = False
         for request_id in self.occupancy.ids - self._pending.keys():
             self.occupancy.leave(request_id, time.monotonic())
         self._stats = replace(self._stats, running=0, waiting=len(self._pending), kv_used=0)
@@ -323,36 +317,40 @@ class ProcessEngine:
         pending = self._pending.get(output.request_id)
         if pending is None:
             return  # its client went away
-        shown = bool(output.deltas or output.logprobs) or output.finish is not None
-        pending.yielded = pending.yielded or shown
-        pending.outputs.put_nowait(output)
+        pending.take(output)
         if output.finish is not None:
             del self._pending[output.request_id]
 
-    def _submit(self, pending: _Pending) -> None:
+    def _submit(self, pending: Pending) -> None:
         if self._state is not State.READY or self._child is None:
             return  # the restart submits everything that waits
         if not self._pending_work():
             self._last_event = time.monotonic()
-        if not self._outbox:
+        self._flush_soon()
+        self._outbox.append(pending.request)
+
+    def _flush_soon(self) -> None:
+        if not self._outbox and not self._leaving:
             # Together at the end of this turn of the event loop: the choices of one request then
             # always share their first step, and the same seed gives the same text.
             asyncio.get_running_loop().call_soon(self._flush)
-        self._outbox.append(pending.request)
 
     def _flush(self) -> None:
         outbox, self._outbox = self._outbox, []
+        leaving, self._leaving = self._leaving, []
         wanted = [self._pending[r.request_id] for r in outbox if r.request_id in self._pending]
-        if wanted and self._child is not None and self._state is State.READY:
+        if (wanted or leaving) and self._child is not None and self._state is State.READY:
             for pending in wanted:
                 pending.submitted = True
-            self._child.send(messages.Submit(tuple(pending.request for pending in wanted)))
+            requests = tuple(pending.request for pending in wanted)
+            self._child.send(messages.Submit(requests, tuple(leaving)))
 
-    def _abort(self, pending: _Pending) -> None:
+    def _abort(self, pending: Pending) -> None:
         """Nobody waits for it any more. It is over once the process says so, if it knows of it."""
         request_id = pending.request.request_id
-        if self._child is not None and pending.submitted:
-            self._child.send(messages.Abort(request_id))
+        if self._state is State.READY and pending.submitted:
+            self._flush_soon()
+            self._leaving.append(request_id)
         else:
             self.occupancy.leave(request_id, time.monotonic())
 
@@ -387,7 +385,7 @@ class ProcessEngine:
         if self._state in (State.FAILED, State.CLOSED):
             raise EngineNotReadyError("the engine has ended and cannot be restarted")
 
-    def _give_up(self, pending: _Pending, error: EngineDiedError) -> None:
+    def _give_up(self, pending: Pending, error: EngineDiedError) -> None:
         self._pending.pop(pending.request.request_id, None)
         self.occupancy.leave(pending.request.request_id, time.monotonic())
         pending.outputs.put_nowait(error)

@@ -24,15 +24,15 @@ HEADER = struct.Struct("<I")
 
 
 class Submit(msgspec.Struct, tag=True, frozen=True):
-    """Generate these. Requests that come together are sent together, to share their first step."""
+    """Generate these. Requests that come together are sent together, to share their first step.
+
+    Attributes:
+        forget: requests to forget once these are there: what goes on in another one takes the room
+            that it leaves, and no newcomer does. Unknown ids are no error: they may have ended.
+    """
 
     requests: tuple[GenerationRequest, ...]
-
-
-class Abort(msgspec.Struct, tag=True, frozen=True):
-    """Forget that request; unknown ids are no error (it may have just finished)."""
-
-    request_id: str
+    forget: tuple[str, ...] = ()
 
 
 class Tokenize(msgspec.Struct, tag=True, frozen=True):
@@ -61,7 +61,7 @@ class Shutdown(msgspec.Struct, tag=True, frozen=True):
     """Free everything and exit."""
 
 
-Command = Submit | Abort | Tokenize | Detokenize | Check | Shutdown
+Command = Submit | Tokenize | Detokenize | Check | Shutdown
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +95,8 @@ class Sequences:
 
     async def _run(self, sequence: Sequence) -> None:
         try:
-            async with self._gate:
+            # What goes on takes the place of a part that ends right now.
+            async with nullcontext() if sequence.request.goes_on else self._gate:
                 self._channel.send(messages.Begun((sequence.request.request_id,)))
                 sequence.start(time.monotonic())
                 self._prompt_tokens += len(sequence.request.prompt_token_ids)
@@ -290,8 +291,8 @@ class Worker:
         if isinstance(command, messages.Submit):
             for request in command.requests:
                 self._sequences.submit(request)
-        elif isinstance(command, messages.Abort):
-            self._sequences.abort(command.request_id)
+            for request_id in command.forget:
+                self._sequences.abort(request_id)
         else:
             self._closed.set()
 

@@ -81,8 +81,8 @@ def test_a_tokenizer_that_breaks_is_an_answer_too(process):
 
 def test_every_other_command_is_handed_on(process):
     ours, commands, _ = process
-    ours.sendall(messages.frame(messages.Abort("r")) + messages.frame(messages.Shutdown()))
-    assert commands.get(timeout=10) == messages.Abort("r")
+    ours.sendall(messages.frame(messages.Submit((), ("r",))) + messages.frame(messages.Shutdown()))
+    assert commands.get(timeout=10) == messages.Submit((), ("r",))
     assert commands.get(timeout=10) == messages.Shutdown()
 
 
