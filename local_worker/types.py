@@ -240,6 +240,23 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """The tokens behind a step's output.
+
+    Attributes:
+        token_ids: that became part of the sequence.
+        piece: the bytes of the sampled one among them, white space that no text shows included.
+        thinking: whether the next token belongs to a thought, and none of a delimiter's is held.
+        start: how the sequence began, on its first output.
+    """
+
+    token_ids: tuple[int, ...]
+    piece: bytes
+    thinking: bool
+    start: Start | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StepOutput:
     """What one decode step brought for one sequence.
 
@@ -250,10 +267,7 @@ class StepOutput:
         num_reasoning_tokens: of those, sampled inside a thought.
         logprobs: of the content tokens released by this step.
         finish: set on the last output and only there.
-        token_ids: that became part of the sequence in this step, where the request is traced.
-        piece: the bytes of the sampled one among them, white space that no text shows included.
-        thinking: whether the next token belongs to a thought, and none of a delimiter's is held.
-        start: on the first output of such a request.
+        trace: of this step, where the request is traced.
     """
 
     request_id: str
@@ -262,10 +276,7 @@ class StepOutput:
     num_reasoning_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
-    token_ids: tuple[int, ...] = ()
-    piece: bytes = b""
-    thinking: bool = False
-    start: Start | None = None
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)

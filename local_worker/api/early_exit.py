@@ -168,10 +168,13 @@ class _Run:
 
     def follow(self, output: StepOutput) -> int | None:
         """Takes an output of the present part in; see `Thought.add`."""
-        if self.start is None and output.start is not None:
-            self.start, self.first_at = output.start, time.monotonic()
         self.used = output.num_reasoning_tokens
-        return self.thought.add(output)
+        trace = output.trace
+        if trace is None:  # an end from outside, which no token brought
+            return None
+        if self.start is None and trace.start is not None:
+            self.start, self.first_at = trace.start, time.monotonic()
+        return self.thought.add(trace)
 
     @property
     def can_try(self) -> bool:

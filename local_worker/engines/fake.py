@@ -23,6 +23,7 @@ from local_worker.types import (
     Start,
     StepOutput,
     TokenLogprob,
+    Trace,
 )
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ class FakeEngine:
             token_id, piece(token_id), ends_generation=token_id == END, logprob=logprob
         )
         taken = ((token_id,) if step.accepted else ()) + step.force
+        trace = Trace(taken, piece(token_id), turn.thinks, Start(0.0, 0.0, 0) if first else None)
         finish = None
         if step.finish is not None:
             finish = Finish(step.finish, turn.closed_by, turn.stop)
@@ -212,10 +214,7 @@ class FakeEngine:
             turn.num_reasoning_tokens,
             step.logprobs,
             finish,
-            taken if request.traced else (),
-            piece(token_id) if request.traced else b"",
-            request.traced and turn.thinks,
-            Start(0.0, 0.0, 0) if request.traced and first else None,
+            trace if request.traced else None,
         )
 
     def stats(self) -> EngineStats:

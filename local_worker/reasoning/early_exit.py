@@ -16,7 +16,7 @@ from local_worker.reasoning.budget import missing_utf8_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from local_worker.types import StepOutput, TokenLogprob
+    from local_worker.types import TokenLogprob, Trace
 
 
 class Thought:
@@ -39,20 +39,20 @@ class Thought:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._line_at: int | None = 0 if opened else None
 
-    def add(self, output: StepOutput) -> int | None:
+    def add(self, trace: Trace) -> int | None:
         """Takes one step in.
 
         Returns:
             How many tokens come before the line that now begins with a marker; None where none
             does, or where no token ended before it.
         """
-        self.token_ids += output.token_ids
-        self._read(output.piece)
-        text = self._decoder.decode(output.piece)
+        self.token_ids += trace.token_ids
+        self._read(trace.piece)
+        text = self._decoder.decode(trace.piece)
         kept = text.rstrip()
         space = text[len(kept) :]
         self.space = space if kept else self.space + space
-        if self._line_at is None or not output.thinking or missing_utf8_bytes(self._line):
+        if self._line_at is None or not trace.thinking or missing_utf8_bytes(self._line):
             return None
         line = self._line.lstrip()
         if not line or not any(line.startswith(marker) for marker in self._markers):

@@ -270,13 +270,16 @@ async def test_what_was_computed_is_known_by_request_when_it_ends(engine):
 async def test_a_traced_request_tells_its_tokens_and_how_it_began(engine):
     request = await request_for(engine, max_tokens=12, traced=True)
     outputs = await outputs_of(engine, request)
-    ids = [i for output in outputs for i in output.token_ids]
+    traces = [output.trace for output in outputs if output.trace is not None]
+    ids = [i for trace in traces for i in trace.token_ids]
     assert len(ids) == outputs[-1].num_tokens
-    assert b"".join(output.piece for output in outputs).decode().startswith(text_of(outputs))
-    assert outputs[0].start is not None
-    assert all(output.start is None for output in outputs[1:])
+    assert b"".join(trace.piece for trace in traces).decode().startswith(text_of(outputs))
+    first, *later = outputs
+    assert first.trace is not None
+    assert first.trace.start is not None
+    assert all(output.trace is None or output.trace.start is None for output in later)
     plain = await outputs_of(engine, await request_for(engine, "p", max_tokens=12))
-    assert not any(output.token_ids or output.piece or output.start for output in plain)
+    assert not any(output.trace for output in plain)
 
 
 async def test_a_thought_in_parts_is_the_thought(sampling_engine):

@@ -5,17 +5,13 @@ import math
 import pytest
 
 from local_worker.reasoning.early_exit import Confidence, Thought
-from local_worker.types import StepOutput, TokenLogprob
+from local_worker.types import TokenLogprob, Trace
 
 
 def found(pieces, markers=("check",), *, opened=True):
     """Where each piece, a token of its own, was found to begin a line with a marker."""
     thought = Thought(markers, opened=opened)
-    outputs = [
-        StepOutput("r", token_ids=(number,), piece=piece, thinking=True)
-        for number, piece in enumerate(pieces)
-    ]
-    return [thought.add(output) for output in outputs]
+    return [thought.add(Trace((number,), piece, True)) for number, piece in enumerate(pieces)]
 
 
 def test_a_marker_at_the_beginning_of_a_line_is_found_with_what_came_before():
@@ -55,15 +51,15 @@ def test_an_empty_marker_is_every_line():
 def test_where_no_thought_goes_on_nothing_is_found():
     """In the answer, and where the line may turn out to be the delimiter that ends the thought."""
     thought = Thought([""], opened=True)
-    assert thought.add(StepOutput("r", token_ids=(1,), piece=b"<")) is None
-    assert thought.add(StepOutput("r", token_ids=(2,), piece=b"so", thinking=True)) == 0
+    assert thought.add(Trace((1,), b"<", False)) is None
+    assert thought.add(Trace((2,), b"so", True)) == 0
 
 
 def test_tokens_are_kept_in_order():
     thought = Thought(["check"], opened=True)
-    thought.add(StepOutput("r", token_ids=(7, 8), piece=b"a"))
-    thought.add(StepOutput("r", token_ids=(), piece=b""))
-    thought.add(StepOutput("r", token_ids=(9,), piece=b"b"))
+    thought.add(Trace((7, 8), b"a", False))
+    thought.add(Trace((), b"", False))
+    thought.add(Trace((9,), b"b", False))
     assert thought.token_ids == [7, 8, 9]
 
 

@@ -29,6 +29,6 @@ class Pending:
 
     def take(self, output: StepOutput) -> None:
         """One more output."""
-        told = output.deltas or output.logprobs or output.token_ids
+        told = output.deltas or output.logprobs or (output.trace and output.trace.token_ids)
         self.yielded = self.yielded or bool(told) or output.finish is not None
         self.outputs.put_nowait(output)

@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from local_worker.reasoning.turn import Turn
-from local_worker.types import Finish, FinishReason, Start, StepOutput
+from local_worker.types import Finish, FinishReason, Start, StepOutput, Trace
 
 if TYPE_CHECKING:
     from local_worker.types import GenerationRequest, TextDelta, TokenLogprob
@@ -77,9 +77,7 @@ class Sequence:
         output = self._output(step.deltas, step.logprobs, finish)
         if self.request.traced:
             start = self._begun() if first else None
-            output = replace(
-                output, token_ids=taken, piece=piece, thinking=self.turn.thinks, start=start
-            )
+            output = replace(output, trace=Trace(taken, piece, self.turn.thinks, start))
         return taken, output
 
     def end(self, reason: FinishReason, now: float, error: str | None = None) -> StepOutput:
