@@ -95,8 +95,6 @@ async def prepare(state: ApiState, body: ChatBody, caller: Caller) -> Chat:
     """
     model = state.model
     adapter = model.adapter_named(body.model)
-    check_request(model, body)
-    translate.chat_logprobs(body)
     grammar = await checked_grammar(state, body)
     asked = translate.asked_effort(body)
     model.check_effort(asked.field)
@@ -104,6 +102,8 @@ async def prepare(state: ApiState, body: ChatBody, caller: Caller) -> Chat:
     prompter, routed = Prompter(state, body), None
     if chosen.effort == AUTO:
         assert model.router is not None, "the policy knows that the model can be asked"
+        check_request(model, body)  # a mistake is told below, too; here, nothing was computed yet
+        translate.chat_logprobs(body)
         asking = Asking(body, prompter, adapter, caller)
         routed = await decide(state, model.router, asking)
         chosen = settle(chosen, routed.decision.effort, model.policy)

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
-from local_worker.api.translate import MAX_SEED
+from local_worker.api.translate import with_seed_of
 from local_worker.reasoning.early_exit import Confidence, Thought
 from local_worker.types import Channel, ClosedBy, FinishReason, ThinkingParams
 
@@ -201,10 +201,7 @@ class _Run:
 
     def _sampling(self, number: int) -> SamplingParams:
         """Of a part or trial: the same seed again would repeat the draws of the beginning."""
-        sampling = self.request.sampling
-        if sampling.seed is None:
-            return sampling
-        return replace(sampling, seed=(sampling.seed + number * SEED_STEP) % MAX_SEED)
+        return with_seed_of(self.request.sampling, number * SEED_STEP)
 
     @property
     def _closer(self) -> tuple[int, ...]:

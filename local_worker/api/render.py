@@ -89,7 +89,7 @@ def usage(order: Order, choices: Sequence[Choice], bill: Bill | None = None) -> 
     """
     completion = sum(choice.num_tokens for choice in choices)
     ends = [choice.ended for choice in choices]
-    router_tokens = order.router_tokens + sum(end.trial_tokens for end in ends)
+    router_tokens = order.deciding_tokens(ends)
     return {
         "prompt_tokens": order.prompt_tokens,
         "completion_tokens": completion,

@@ -226,6 +226,11 @@ def against(auto: Row, fixed: Row) -> Saving:
     return Saving(fixed.effort, less, auto.accuracy - fixed.accuracy)
 
 
+def energy_sources(answers: Sequence[Answered]) -> list[str]:
+    """Where the joules of answers come from; none where nobody tells."""
+    return sorted({answer.energy_source for answer in answers} - {""})
+
+
 def wilson(right: float, total: float, z: float = 1.96) -> tuple[float, float]:
     """The 95 % confidence interval of a share (Wilson 1927), as two shares."""
     if total == 0:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from local_worker.bench.html import Bar, Chart, Plot, Section, Series
+from local_worker.bench.verdicts import energy_sources
 from local_worker.economics.energy import Share
 from local_worker.economics.prices import (
-    MONTHS,
     SECONDS_PER_MONTH,
     OwnTask,
     Tokens,
@@ -113,13 +113,12 @@ def break_even_section(row: Row, own: Own, costs: Costs, prices: Sequence[Price]
         table.append(
             [price.model, price.kind, str(price.since), f"{1000 * one.task:.4g}", volume, share]
         )
-    capacity = SECONDS_PER_MONTH / own.task.seconds
-    month = costs.hardware.per_year / MONTHS + own.task.idle_month
+    month = own.task.month(costs)
     task, money = own.task, costs.currency
     notes = [
         (
             f"effort {row.effort}: {task.seconds:.3g} s of machine time a task, so at most "
-            f"{capacity:,.0f} tasks a month"
+            f"{task.per_month:,.0f} tasks a month"
         ),
         (
             f"having the machine: {month:,.2f} {money} a month with the electricity of its idling, "
@@ -135,9 +134,8 @@ def break_even_section(row: Row, own: Own, costs: Costs, prices: Sequence[Price]
 
 
 def _volumes(found: Sequence[BreakEven], task: OwnTask, month: float, currency: str) -> Plot:
-    capacity = SECONDS_PER_MONTH / task.seconds
     reached = [one.tasks_per_month for one in found if one.tasks_per_month is not None]
-    most = min(capacity, 1.5 * max(reached, default=capacity))
+    most = min(task.per_month, 1.5 * max(reached, default=task.per_month))
     series = [Series("here", [(0.0, month), (most, month + most * task.electricity)], line=True)]
     top = 3 * (month + most * task.electricity)
     for one in sorted(found, key=lambda one: one.task)[:MOST_APIS]:
@@ -149,7 +147,7 @@ def _volumes(found: Sequence[BreakEven], task: OwnTask, month: float, currency: 
 def basis_section(costs: Costs, answers: Sequence[Answered], where: str) -> Section:
     """What all of it rests on."""
     machine, power, review = costs.hardware, costs.electricity, costs.review
-    sources = sorted({a.energy_source for a in answers} - {""}) or ["the server does not tell"]
+    sources = energy_sources(answers) or ["the server does not tell"]
     unknown = sum(a.unknown_seconds for a in answers)
     money = costs.currency
     table = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -9,11 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from local_worker.economics.prices import current, load_prices
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
     from local_worker.bench.html import Section
+    from local_worker.economics.prices import Price
 
 T = TypeVar("T")
 
@@ -37,6 +41,16 @@ def base_url(url: str) -> str:
 def in_turns(targets: Sequence[T], pair: int) -> Sequence[T]:
     """The order within a pair: who was first comes last in the next one."""
     return targets if pair % 2 == 0 else targets[::-1]
+
+
+def prices_today(path: Path | None) -> tuple[Price, ...]:
+    """The prices of a file, or the shipped ones, that hold today; raises `ConfigError`."""
+    return current(load_prices(path), today())
+
+
+def today() -> datetime.date:
+    """Here."""
+    return datetime.datetime.now().astimezone().date()
 
 
 def show(section: Section) -> None:

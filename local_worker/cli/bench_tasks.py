@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -18,8 +17,16 @@ from local_worker.bench.html import Bar, Chart, Section, page
 from local_worker.bench.suite import load_suite
 from local_worker.bench.tasks import Plan, Results
 from local_worker.bench.tasks import run as run_tasks
-from local_worker.bench.verdicts import AUTO, Pricing, against, cheapest, rows_of, saving
-from local_worker.cli.bench_common import base_url, money, show
+from local_worker.bench.verdicts import (
+    AUTO,
+    Pricing,
+    against,
+    cheapest,
+    energy_sources,
+    rows_of,
+    saving,
+)
+from local_worker.cli.bench_common import base_url, money, show, today
 from local_worker.economics.costs import load_costs
 from local_worker.economics.prices import load_prices
 from local_worker.errors import BenchError, ConfigError
@@ -203,7 +210,7 @@ def _progress(done: int, total: int) -> None:
 def _tell(options: argparse.Namespace, measured: Measured) -> None:
     found = section(measured)
     show(found)
-    told = list(findings(measured.suite, measured.rows))
+    told = list(findings(measured))
     for line in told:
         print(line)
     report.write(options.report, page("local-worker bench tasks", [found]))
@@ -214,8 +221,7 @@ def _tell(options: argparse.Namespace, measured: Measured) -> None:
 
 def _calibrate(path: Path, measured: Measured) -> None:
     found, suite = calibrated(measured.rows, measured.ladder), measured.suite
-    today = datetime.datetime.now().astimezone().date()
-    words = f"bench tasks {suite.name} --calibrate, {today}: {len(suite.tasks)} tasks"
+    words = f"bench tasks {suite.name} --calibrate, {today()}: {len(suite.tasks)} tasks"
     path.write_text(as_yaml(found, measured.model, words))
     print(f"written: {path}")
 
@@ -245,8 +251,7 @@ def section(measured: Measured) -> Section:
         Chart("thinking tokens of a task", [Bar(r.effort, [r.thinking_tokens]) for r in rows]),
         Chart("seconds of a task", [Bar(r.effort, [r.seconds]) for r in rows]),
     ]
-    sources = sorted({answer.energy_source for answer in measured.answers} - {""})
-    notes = [f"energy: {source}" for source in sources]
+    notes = [f"energy: {source}" for source in energy_sources(measured.answers)]
     return Section(
         f"{suite.name}: {suite.about} ({len(suite.tasks)} tasks)", table, charts, notes=notes
     )
@@ -280,9 +285,10 @@ def per_thousand(cost: float | None) -> str:
     return "-" if cost is None else money(1000 * cost)
 
 
-def findings(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
+def findings(measured: Measured) -> Iterator[str]:
     """What the table says, in words."""
-    if any(row.tasks < len(suite.tasks) for row in rows):
+    suite, rows = measured.suite, measured.rows
+    if not measured.complete:
         yield "the run is not complete: its rows are not of the same tasks"
         return
     least = cheapest(rows, suite.bar)

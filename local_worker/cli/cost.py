@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import sys
 from contextlib import closing
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from local_worker.bench.html import Section
 from local_worker.cli import cost_report
 from local_worker.cli.accounts import default_ledger
-from local_worker.cli.bench_common import duration, energy, money, show
+from local_worker.cli.bench_common import duration, energy, money, prices_today, show
 from local_worker.economics import costs, prices
 from local_worker.economics.ledger import connect
 from local_worker.economics.summary import GROUPS, since, summarise
@@ -70,12 +69,11 @@ def run(options: argparse.Namespace) -> int:
 def _summary(options: argparse.Namespace) -> int:
     start = 0.0 if options.since is None else since(options.since)
     again = None if options.again is None else costs.load_costs(options.again)
-    today = datetime.datetime.now().astimezone().date()
-    listed = prices.current(prices.load_prices(options.elsewhere), today)
+    listed = prices_today(options.elsewhere)
     path = options.ledger or default_ledger()
     with closing(connect(path.expanduser(), write=False)) as connection:
-        lines = summarise(connection, start, options.by)
         total = summarise(connection, start, None)
+        lines = summarise(connection, start, options.by) if options.by else total
     if options.as_json:
         print(json.dumps(_as_json(lines, total, again, listed), indent=1))
         return 0
@@ -132,12 +130,8 @@ def _notes(line: Line, again: Costs | None, listed: Sequence[Price]) -> Iterator
         return
     for price in listed:
         there = price.of(line.tokens) * one_usd
-        yield (
-            f"the same tokens at {price.model} ({price.since}): {money(there)} {currency}, "
-            f"{there / cost:.3g} times as much"
-            if cost
-            else f"the same tokens at {price.model} ({price.since}): {money(there)} {currency}"
-        )
+        times = f", {there / cost:.3g} times as much" if cost else ""
+        yield f"the same tokens at {price.model} ({price.since}): {money(there)} {currency}{times}"
 
 
 def _as_json(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import sys
 from dataclasses import replace
 from functools import partial
@@ -19,8 +18,7 @@ from local_worker.bench.worth import (
     own_task,
 )
 from local_worker.cli import bench_tasks
-from local_worker.cli.bench_common import show
-from local_worker.economics.prices import current, load_prices
+from local_worker.cli.bench_common import prices_today, show
 
 if TYPE_CHECKING:
     import argparse
@@ -47,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _tell(options: argparse.Namespace, measured: Measured) -> None:
-    told = list(bench_tasks.findings(measured.suite, measured.rows))
+    told = list(bench_tasks.findings(measured))
     first = bench_tasks.section(measured)
     sections = [replace(first, notes=[*told, *first.notes]), *_sections(options, measured)]
     show(first)
@@ -71,7 +69,5 @@ def _sections(options: argparse.Namespace, measured: Measured) -> Iterator[Secti
     chosen = cheapest(rows, measured.suite.bar) or max(rows, key=lambda row: row.accuracy)
     own = own_task([a for a in answers if a.effort == chosen.effort], costs)
     if own is not None and measured.complete and measured.pricing.price is None:
-        today = datetime.datetime.now().astimezone().date()
-        listed = current(load_prices(options.prices), today)
-        yield break_even_section(chosen, own, costs, listed)
+        yield break_even_section(chosen, own, costs, prices_today(options.prices))
     yield basis_section(costs, answers, str(options.costs or "the defaults"))

@@ -22,7 +22,7 @@ from local_worker.tokens import cached_tokens
 from local_worker.types import FinishReason
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
     from types import TracebackType
 
     from local_worker.economics.costs import Costs, RequestCost
@@ -72,6 +72,10 @@ class Order:
         cached = cached_tokens([end.cached_tokens for end in ends], self.prompts)
         return cached if self.most_cached is None else min(cached, self.most_cached)
 
+    def deciding_tokens(self, ends: Iterable[Finish]) -> int:
+        """What choosing the effort took, and seeing whether thoughts could end."""
+        return self.router_tokens + sum(end.trial_tokens for end in ends)
+
 
 @dataclass(slots=True, eq=False)
 class Account:
@@ -84,7 +88,7 @@ class Account:
         order: None until it is known.
         share: of energy and time, so far.
         outputs: the newest one of each sequence.
-        engine: that its sequences go to, by way of `counted`.
+        engine: that its sequences go to, by way of `_Counted`.
     """
 
     books: Books
@@ -188,14 +192,12 @@ class Books:
         self.source = source
         self.costs = costs
         self.ledger = ledger
-        self.meter = Meter()
-        self.meter.advance(source.read(clock(), 0.0))
         self.on_row: Callable[[Row], None] = lambda _: None
         self._clock = clock
-        self._open: dict[int, Account] = {}
-        self._closed: dict[int, tuple[Account, float]] = {}
+        self._open: set[Account] = set()
+        self._closed: dict[Account, float] = {}
         self._watched: dict[str, Account] = {}
-        self._settled_busy = 0.0
+        self.begin()
 
     def begin(self) -> None:
         """From here on. What loading the model has taken is no idling, and no request's."""
@@ -215,13 +217,16 @@ class Books:
         """
         name = self.ledger.key_name(key) if self.ledger else ""
         account = Account(self, route, name, model)
-        self._open[id(account)] = account
+        self._open.add(account)
         return account
 
     def close(self, account: Account) -> None:
         """It is over; its row follows with the next settling, if the engine had to do with it."""
-        if self._open.pop(id(account), None) is not None and account.outputs:
-            self._closed[id(account)] = account, self._clock()
+        if account not in self._open:
+            return
+        self._open.remove(account)
+        if account.outputs:
+            self._closed[account] = self._clock()
 
     def watch(self, request_id: str, account: Account) -> None:
         """What is computed under this id is that account's."""
@@ -231,7 +236,7 @@ class Books:
         """Shares out what was used since the last time, and writes down what is over."""
         now, occupancy = self._clock(), self.engine.occupancy
         busy = occupancy.seconds(now)
-        over = [a for a, at in self._closed.values() if self._is_over(a, now - at)]
+        over = [a for a, at in self._closed.items() if self._is_over(a, now - at)]
         work = self.engine.take_work()
         self.meter.advance(self.source.read(now, busy))
         # A step may take longer than the time between two settlings: what was used in it belongs
@@ -243,7 +248,7 @@ class Books:
                 account = self._watched[request_id]
                 account.share = account.share + share
         for account in over:
-            del self._closed[id(account)]
+            del self._closed[account]
             for request_id in account.ids:
                 self._watched.pop(request_id, None)
             self._write(account)
@@ -268,10 +273,10 @@ class Books:
 
     def shut(self) -> None:
         """Writes down what is left, also of requests that nobody has ended, and ends."""
-        for account in list(self._open.values()):
+        for account in list(self._open):
             self.close(account)
         self.settle()
-        for account, _ in self._closed.values():
+        for account in self._closed:
             self._write(account)
         self._closed.clear()
         self.source.close()
@@ -311,7 +316,7 @@ class Books:
             cached_tokens=order.cached_tokens(ends) if len(ends) == len(last) > 0 else 0,
             thinking_tokens=sum(output.num_reasoning_tokens for output in last if output),
             output_tokens=sum(output.num_tokens for output in last if output),
-            router_tokens=order.router_tokens + sum(end.trial_tokens for end in ends),
+            router_tokens=order.deciding_tokens(ends),
             queued=min((end.queued for end in ends), default=0.0),
             prefill=min((end.prefill for end in ends), default=0.0),
             decode=max((end.decode for end in ends), default=0.0),

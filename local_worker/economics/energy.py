@@ -73,8 +73,6 @@ class Totals:
         other: those of what the server computes for itself.
         idle: those of nobody.
         unknown: seconds in which the counters could not be read, or went backwards.
-        busy: seconds in which something was in flight.
-        waiting: seconds in which nothing was.
     """
 
     measured: float = 0.0
@@ -82,8 +80,6 @@ class Totals:
     other: float = 0.0
     idle: float = 0.0
     unknown: float = 0.0
-    busy: float = 0.0
-    waiting: float = 0.0
 
 
 @dataclass(slots=True)
@@ -138,8 +134,6 @@ class Meter:
         length = interval.seconds + interval.unknown
         worked = sum(work.values())
         busy = min(max(busy, min(worked, length)), length)
-        self.totals.busy += busy
-        self.totals.waiting += length - busy
         if not worked:
             self._idle(interval, busy)
             return {}

@@ -111,9 +111,8 @@ def break_even(price: Price, tokens: Tokens, own: OwnTask, costs: Costs) -> Brea
     saved = task - own.electricity
     if saved <= 0:
         return BreakEven(price, task, None, None)
-    month = costs.hardware.per_year / MONTHS + own.idle_month
-    tasks = month / saved
-    share = tasks * own.seconds / SECONDS_PER_MONTH
+    tasks = own.month(costs) / saved
+    share = tasks / own.per_month
     return BreakEven(price, task, tasks if share <= 1 else None, share)
 
 
@@ -130,6 +129,15 @@ class OwnTask:
     seconds: float
     electricity: float
     idle_month: float
+
+    @property
+    def per_month(self) -> float:
+        """So many of them at the most."""
+        return SECONDS_PER_MONTH / self.seconds
+
+    def month(self, costs: Costs) -> float:
+        """What having the machine costs in a month, whether or not it works."""
+        return costs.hardware.per_year / MONTHS + self.idle_month
 
 
 _LIST = TypeAdapter(PriceList)

@@ -96,15 +96,15 @@ class EngineLoop:
             self._lay_out(plan.layout)
         if not chunks:
             return []
+        decoding = sum(not chunk.sequence.is_prefilling for chunk in chunks)
         try:
-            computed = self._compute(chunks)
+            computed = self._compute(chunks, decoding)
         except NoKvRoomError as error:
             if cached := self._scheduler.clear_cache():
                 self._arrange(cached)
                 return []  # nothing was computed: the next step tries again
             return [self._shed(str(error))]
         parts = [chunk.part() for chunk in chunks]
-        decoding = sum(not chunk.sequence.is_prefilling for chunk in chunks)
         outputs = self._apply(chunks, computed)
         self._laps.end("sample")
         costs = self._scheduler.pace.costs(decoding)
@@ -124,9 +124,8 @@ class EngineLoop:
                 self._llama.load(sequence.slot, data, sequence.num_computed_tokens)
         log.info("the KV cells are %s now", layout.value)
 
-    def _compute(self, chunks: tuple[Chunk, ...]) -> list[Logits]:
+    def _compute(self, chunks: tuple[Chunk, ...], decoding: int) -> list[Logits]:
         rows = [row for chunk in chunks for row in _rows(chunk)]
-        decoding = sum(not chunk.sequence.is_prefilling for chunk in chunks)
         only_decoding = decoding == len(chunks)
         choice = self._shapes.choose(len(rows), only_decoding=only_decoding)
         self._laps.end("schedule")
