@@ -217,6 +217,8 @@ class Finish:
         decode: seconds from there to the end.
         cached_tokens: of the prompt, that were not computed for this sequence.
         trial_tokens: of answers that were tried in mid-thought and not taken.
+        jumped_tokens: of the answer, that its grammar left no choice about: no step was needed to
+            find them.
     """
 
     reason: FinishReason
@@ -228,6 +230,7 @@ class Finish:
     decode: float = 0.0
     cached_tokens: int = 0
     trial_tokens: int = 0
+    jumped_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,9 @@ class Metrics:
         self._router = self._counter(
             "router_tokens", "Tokens that choosing efforts and trying answers took"
         )
+        self._jumped = self._counter(
+            "jumped_tokens", "Output tokens that a grammar left no choice about"
+        )
         self._queued = self._histogram("queue_seconds", "Arrival to first computed token")
         self._first = self._histogram("time_to_first_token_seconds", "Arrival to first token")
         self._between = self._histogram("inter_token_seconds", "Mean time between output tokens")
@@ -60,6 +63,7 @@ class Metrics:
         self._output.inc(choice.num_tokens)
         self._thinking.labels(effort, str(finish.closed_by)).inc(choice.num_reasoning_tokens)
         self._router.inc(finish.trial_tokens)
+        self._jumped.inc(finish.jumped_tokens)
         self._queued.observe(finish.queued)
         self._first.observe(finish.queued + finish.prefill)
         if choice.num_tokens > 1:

@@ -83,20 +83,23 @@ def usage(order: Order, choices: Sequence[Choice], bill: Bill | None = None) -> 
 
     Args:
         order: of the engine. What was computed to choose an effort, and to see whether a thought
-            could end, is part of the total, and not mentioned where it is nothing.
+            could end, is part of the total, and not mentioned where it is nothing. Nor are tokens
+            that a grammar left no choice about.
         choices: as many for each prompt, prompt by prompt.
         bill: what they cost; None where nobody wants to know.
     """
     completion = sum(choice.num_tokens for choice in choices)
     ends = [choice.ended for choice in choices]
     router_tokens = order.deciding_tokens(ends)
+    jumped = sum(end.jumped_tokens for end in ends)
     return {
         "prompt_tokens": order.prompt_tokens,
         "completion_tokens": completion,
         "total_tokens": order.prompt_tokens + completion + router_tokens,
         "prompt_tokens_details": {"cached_tokens": order.cached_tokens(ends)},
         "completion_tokens_details": {
-            "reasoning_tokens": sum(choice.num_reasoning_tokens for choice in choices)
+            "reasoning_tokens": sum(choice.num_reasoning_tokens for choice in choices),
+            **({"jumped_tokens": jumped} if jumped else {}),
         },
         **({"router_tokens": router_tokens} if router_tokens else {}),
         **(_costs(bill) if bill else {}),

@@ -6,14 +6,41 @@ This is the single place where a sampled token becomes output, whichever engine 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from local_worker.reasoning.budget import BudgetMachine, Kind, Token, Verdict
+from local_worker.reasoning.budget import BudgetMachine, Kind, Phase, Token, Verdict
 from local_worker.reasoning.text import TextStream
 from local_worker.types import Channel, ClosedBy, FinishReason, TextDelta
 
 if TYPE_CHECKING:
     from local_worker.types import GenerationRequest, TokenLogprob
+
+
+class Stretch(NamedTuple):
+    """What a grammar leaves no choice about.
+
+    Attributes:
+        tokens: that have to come next, if any.
+        complete: whether nothing can follow them.
+    """
+
+    tokens: tuple[Token, ...] = ()
+    complete: bool = False
+
+
+class Guide(Protocol):
+    """Knows where in its grammar an answer is.
+
+    An engine that lets something else hold its answers to their grammars has none.
+    """
+
+    def begin(self) -> Stretch:
+        """What every answer begins with."""
+        ...
+
+    def take(self, token_id: int) -> Stretch:
+        """A token of the answer has been sampled; what has to follow it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +49,7 @@ class TurnStep:
 
     Attributes:
         accepted: whether the token becomes part of the sequence.
-        force: tokens that do in its stead, or after it, unsampled.
+        force: tokens that do in its stead, or after it, unsampled; where it ends, too.
         deltas: text that can be shown now.
         logprobs: of the content tokens among it.
         finish: set when the turn is over; nothing may be fed after that.
@@ -40,10 +67,16 @@ class Turn:
 
     `num_tokens` counts what became part of the sequence: sampled and forced. It never exceeds the
     request's max_tokens: a forced closer that does not fit any more ends the turn as `LENGTH`.
+
+    Attributes:
+        complete: whether the grammar lets nothing follow.
+        num_jumped_tokens: of the answer, that its grammar left no choice about.
     """
 
-    def __init__(self, request: GenerationRequest) -> None:
+    def __init__(self, request: GenerationRequest, guide: Guide | None = None) -> None:
         self._request = request
+        self._guide = guide
+        self._after_close = _after_close(request)
         self._machine = _machine(request)
         inside = request.thinking is not None and request.thinking.starts_inside
         self._text = TextStream(
@@ -54,6 +87,8 @@ class Turn:
         self._deltas: list[TextDelta] = []
         self._logprobs: list[TokenLogprob] = []
         self.num_tokens = 0
+        self.num_jumped_tokens = 0
+        self.complete = False
 
     @property
     def num_reasoning_tokens(self) -> int:
@@ -83,14 +118,35 @@ class Turn:
         return self._machine is None or self._machine.answers
 
     @property
+    def may_begin_answer(self) -> bool:
+        """Whether the next token is free, and refused where it shows that the answer begins."""
+        machine = self._machine
+        if self._request.grammar is None or machine is None:
+            return False
+        return not machine.answers and not machine.inside
+
+    @property
     def is_full(self) -> bool:
         """Whether max_tokens leaves no room for another token."""
         return self.num_tokens >= self._request.max_tokens
 
+    @property
+    def over(self) -> FinishReason | None:
+        """Why there is nothing left to generate; None where there is."""
+        if self.complete or self.stop is not None:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.is_full else None
+
     def begin(self) -> tuple[int, ...]:
-        """To be called once before the first token. Returns tokens to force."""
-        force = self._machine.begin() if self._machine else ()
-        return self._take_forced(force)
+        """To be called once before the first token; it may be all that there is: see `over`.
+
+        Returns:
+            Tokens to force.
+        """
+        force = self._take_forced(self._machine.begin() if self._machine else ())
+        if self._guide is None or not self.follows_grammar:
+            return force
+        return force + self._extend(self._guide.begin())
 
     def step(
         self,
@@ -107,21 +163,47 @@ class Turn:
         """
         token = Token(token_id, piece, logprob)
         ends = ends_generation and not (self._machine and self._machine.closes(token_id))
+        guided = self.follows_grammar
         if self._grammar_begins(token_id, ends=ends):
-            return TurnStep(False)
+            return self._go_on(False, self._jump(None))
         verdict = self._judge(token, ends)
         if verdict.accepted:
             self.num_tokens += 1
         for kind, labelled in verdict.labelled:
             self._show(kind, labelled)
-        if ends and verdict.accepted:
+        if (ends and verdict.accepted) or self._text.stop is not None:
             return self._finish(FinishReason.STOP)
-        if self._text.stop is not None:
-            return self._finish(FinishReason.STOP)
-        force = self._take_forced(verdict.force)
-        if len(force) < len(verdict.force) or self.is_full:
-            return self._finish(FinishReason.LENGTH)
-        return TurnStep(verdict.accepted, force, self._take_deltas(), self._take_logprobs())
+        wanted = verdict.force
+        if verdict.accepted and not guided and not wanted and self.follows_grammar:
+            wanted = self._after_close  # the model has closed the thought: the answer begins
+        force = self._take_forced(wanted)
+        if len(force) == len(wanted):
+            force += self._jump(token_id if guided else None)
+        return self._go_on(verdict.accepted, force, cut=len(force) < len(wanted))
+
+    def _go_on(self, accepted: bool, force: tuple[int, ...], *, cut: bool = False) -> TurnStep:
+        reason = FinishReason.LENGTH if cut else self.over
+        if reason is not None:
+            return self._finish(reason, accepted, force)
+        return TurnStep(accepted, force, self._take_deltas(), self._take_logprobs())
+
+    def _jump(self, sampled: int | None) -> tuple[int, ...]:
+        """What the grammar puts after a token sampled from it, or at the answer's beginning."""
+        if self._guide is None or not self.follows_grammar:
+            return ()
+        return self._extend(self._guide.begin() if sampled is None else self._guide.take(sampled))
+
+    def _extend(self, stretch: Stretch) -> tuple[int, ...]:
+        taken: list[int] = []
+        for token in stretch.tokens:
+            if self.over is not None:
+                return tuple(taken)
+            taken.append(token.token_id)
+            self.num_tokens += 1
+            self.num_jumped_tokens += 1
+            self._show(Kind.CONTENT, token)
+        self.complete = stretch.complete
+        return tuple(taken)
 
     def abandon(self) -> tuple[TextDelta, ...]:
         """The turn ends from outside: returns the text that was still held back."""
@@ -130,7 +212,7 @@ class Turn:
     def _grammar_begins(self, token_id: int, *, ends: bool) -> bool:
         """Whether a token sampled freely belongs to the answer, and so to the grammar."""
         machine = self._machine
-        if self._request.grammar is None or machine is None or machine.answers or machine.inside:
+        if machine is None or not self.may_begin_answer:
             return False
         if not ends and machine.begins_structure(token_id):
             return False
@@ -158,7 +240,8 @@ class Turn:
         if not force:
             return ()
         assert self._machine is not None
-        self._machine.forced()
+        if self._machine.phase is Phase.FORCING:
+            self._machine.forced()
         self._text.close_thought()
         room = self._request.max_tokens - self.num_tokens
         force = force[: max(0, room)]
@@ -180,13 +263,28 @@ class Turn:
         logprobs, self._logprobs = tuple(self._logprobs), []
         return logprobs
 
-    def _finish(self, reason: FinishReason) -> TurnStep:
+    def _finish(
+        self, reason: FinishReason, accepted: bool = True, force: tuple[int, ...] = ()
+    ) -> TurnStep:
         if self._text.stop is None:
             for kind, token in self._machine.flush() if self._machine else ():
                 self._show(kind, token)
             for delta in self._text.flush():
                 self._add(delta.channel, delta.text)
-        return TurnStep(True, (), self._take_deltas(), self._take_logprobs(), finish=reason)
+        return TurnStep(accepted, force, self._take_deltas(), self._take_logprobs(), finish=reason)
+
+
+def _after_close(request: GenerationRequest) -> tuple[int, ...]:
+    """What a family writes between the closer of a thought and its answer.
+
+    A grammar begins with the answer, so that the model itself cannot write it any more.
+    """
+    if request.grammar is None or request.thinking is None:
+        return ()
+    tokens = request.thinking.tokens
+    close, end = tokens.close_after_newline, tokens.end
+    starts = [i for i in range(len(close)) if close[i : i + len(end)] == end]
+    return close[starts[-1] + len(end) :] if starts else ()
 
 
 def _machine(request: GenerationRequest) -> BudgetMachine | None:

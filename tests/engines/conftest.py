@@ -71,7 +71,12 @@ def sampling_engine(request):
     return request.getfixturevalue(f"{request.param}_engine")
 
 
-@pytest.fixture(params=[pytest.param("vllm", marks=VLLM)])
+@pytest.fixture(
+    params=[
+        pytest.param("llama", marks=pytest.mark.llama),
+        pytest.param("vllm", marks=VLLM),
+    ]
+)
 def grammar_engine(request):
     """An engine that follows grammars."""
     return request.getfixturevalue(f"{request.param}_engine")

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from local_worker.reasoning.turn import Turn
+from local_worker.reasoning.budget import Token
+from local_worker.reasoning.turn import Stretch, Turn
 from local_worker.types import (
     Channel,
     ClosedBy,
@@ -209,3 +210,108 @@ def test_an_answer_under_a_grammar_opens_no_thought():
     assert t.step(1, b"<think>").accepted
     assert t.follows_grammar
     assert t.step(50, b"a").deltas[-1].channel is Channel.CONTENT
+
+
+def words(*pieces):
+    return tuple(Token(60 + i, piece) for i, piece in enumerate(pieces))
+
+
+class Script:
+    """A guide that has its stretches written down."""
+
+    def __init__(self, begins=(), then=(), complete=False):
+        self.begins, self.then, self.complete = begins, then, complete
+        self.taken = []
+
+    def begin(self):
+        return Stretch(words(*self.begins), self.complete)
+
+    def take(self, token_id):
+        self.taken.append(token_id)
+        return Stretch(words(*self.then), complete=True)
+
+
+def guided(guide, *, budget=None, max_tokens=100, inside=None, **more):
+    thinking = None if inside is None else ThinkingParams(TOKENS, budget, inside)
+    request = GenerationRequest("r", (9,), max_tokens, grammar=GRAMMAR, thinking=thinking, **more)
+    return Turn(request, guide)
+
+
+def text_of(step):
+    return "".join(d.text for d in step.deltas if d.channel is Channel.CONTENT)
+
+
+def test_what_every_answer_begins_with_is_there_at_once():
+    t = guided(Script(begins=(b'{"', b'a": ')))
+    assert t.begin() == (60, 61)
+    assert (t.num_tokens, t.num_jumped_tokens, t.over) == (2, 2, None)
+    assert text_of(t.step(50, b"1")) == '{"a": 1'
+
+
+def test_what_a_token_leaves_no_choice_about_comes_with_it_and_may_be_the_end():
+    guide = Script(then=(b"}",))
+    t = guided(guide)
+    t.begin()
+    step = t.step(50, b"1")
+    assert (step.accepted, step.force, step.finish) == (True, (60,), FinishReason.STOP)
+    assert text_of(step) == "1}"
+    assert guide.taken == [50]
+
+
+def test_an_answer_without_any_choice_is_over_before_it_begins():
+    t = guided(Script(begins=(b"yes",), complete=True))
+    t.begin()
+    assert t.over is FinishReason.STOP
+    assert [d.text for d in t.abandon()] == ["yes"]
+
+
+@pytest.mark.parametrize(("room", "reason"), [(2, FinishReason.LENGTH), (3, FinishReason.STOP)])
+def test_a_stretch_is_cut_at_max_tokens_and_one_that_just_fits_is_whole(room, reason):
+    t = guided(Script(then=(b"b", b"c")), max_tokens=room)
+    t.begin()
+    step = t.step(50, b"a")
+    assert (t.num_tokens, len(step.force), step.finish) == (room, room - 1, reason)
+
+
+def test_a_stop_string_is_found_in_a_stretch():
+    t = guided(Script(then=(b"b", b"c", b"d")), stop=("bc",))
+    t.begin()
+    step = t.step(50, b"a")
+    assert (text_of(step), step.force, step.finish) == ("a", (60, 61), FinishReason.STOP)
+    assert t.stop == "bc"
+
+
+def test_the_answer_jumps_ahead_right_after_a_forced_closer():
+    t = guided(Script(begins=(b"{",)), inside=True, budget=1)
+    assert t.begin() == ()
+    assert t.step(50, b"hm").force == (3, 2, 60)
+
+
+def test_after_a_closer_of_its_own_comes_what_the_family_writes_there():
+    tokens = ThinkingTokens((1,), (2,), (3, 2, 8), (2, 8))
+    request = GenerationRequest(
+        "r", (9,), 100, grammar=GRAMMAR, thinking=ThinkingParams(tokens, None, True)
+    )
+    t = Turn(request, Script(begins=(b"{",)))
+    t.begin()
+    step = t.step(2, b"</think>")
+    assert (step.accepted, step.force) == (True, (8, 60))
+    assert t.num_jumped_tokens == 1
+
+
+def test_a_first_token_that_opens_no_thought_gives_way_to_what_has_to_come():
+    t = guided(Script(begins=(b"{",)), inside=False)
+    t.begin()
+    assert t.may_begin_answer
+    step = t.step(50, b"x")
+    assert (step.accepted, step.force, text_of(step)) == (False, (60,), "{")
+    assert not t.may_begin_answer
+
+
+def test_a_token_of_the_thought_is_none_of_the_guides():
+    guide = Script()
+    t = guided(guide, inside=True)
+    t.begin()
+    t.step(50, b"hm")
+    t.step(2, b"</think>")
+    assert guide.taken == []

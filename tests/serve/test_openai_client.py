@@ -82,19 +82,12 @@ class Invoice(pydantic.BaseModel):
     currency: Literal["EUR", "USD"]
 
 
-def test_an_answer_of_a_given_form_or_a_reason_why_not(client):
-    def ask(effort):
-        return client.chat.completions.parse(
+def test_an_answer_is_parsed_into_a_class(client):
+    for effort in ("none", "low", "high"):
+        answer = client.chat.completions.parse(
             model="demo", messages=INVOICE, response_format=Invoice, reasoning_effort=effort
         )
-
-    if client.models.retrieve("demo").engine == "llama.cpp":
-        with pytest.raises(openai.BadRequestError, match=r"llama\.cpp") as caught:
-            ask("low")
-        assert caught.value.param == "response_format.json_schema.schema"
-        return
-    for effort in ("none", "low", "high"):
-        (choice,) = ask(effort).choices
+        (choice,) = answer.choices
         assert choice.message.parsed.currency in ("EUR", "USD")
         assert choice.finish_reason == "stop"
 
@@ -198,3 +191,39 @@ def test_a_body_of_100_megabytes(demo_server):
         assert response.status_code == 413
         assert "limit" in response.json()["error"]["message"]
         assert client.get("/ready").status_code == 200
+
+
+class Order(pydantic.BaseModel):
+    name: str
+    quantity: int
+    day: Literal["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+
+
+ORDER = [
+    {
+        "role": "user",
+        "content": "Extract name, quantity and day as JSON.\n"
+        "On Friday Anna Berg from Oslo ordered 12 lamps.",
+    }
+]
+
+
+def test_an_answer_of_a_form_is_streamed_into_a_class(client):
+    with client.chat.completions.stream(
+        model="demo", messages=ORDER, response_format=Order, reasoning_effort="none", temperature=0
+    ) as stream:
+        for event in stream:
+            assert event.type
+        answer = stream.get_final_completion()
+    assert answer.choices[0].message.parsed.quantity in range(1000)
+
+
+def test_a_form_that_no_answer_can_have_is_refused_with_its_place(client):
+    schema = {"type": "object", "properties": {"a": {"not": {"type": "string"}}}}
+    with pytest.raises(openai.BadRequestError, match=r"properties\.a") as caught:
+        client.chat.completions.create(
+            model="demo",
+            messages=ORDER,
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+        )
+    assert caught.value.param == "response_format.json_schema.schema.properties.a"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from llama_cpp import llama_cpp as lib
+from llguidance.llamacpp import lltokenizer_from_vocab
 
 from local_worker.engines.llama_cpp.batch import Batch, Row
 from local_worker.engines.llama_cpp.layout import Layout, slot_cells
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from collections.abc import Set as AbstractSet
 
+    from llguidance import LLTokenizer
+
     from local_worker.engines.llama_cpp.batch import Logits
     from local_worker.engines.llama_cpp.config import LlamaConfig
-    from local_worker.types import Grammar
 
 _KV_TYPES = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0}
 _LOAD_MODES = {"memory": lib.LLAMA_LOAD_MODE_NONE, "mmap": lib.LLAMA_LOAD_MODE_MMAP}
@@ -250,10 +252,9 @@ class Llama:
             piece = self._pieces[token_id] = self._piece(token_id, special=False)
         return piece
 
-    @staticmethod
-    def check(grammar: Grammar) -> str:
-        """Why answers cannot follow a grammar: this engine has no way to hold them to one."""
-        return f"llama.cpp cannot follow {grammar.field!r} here; the vLLM engine can"
+    def grammar_tokenizer(self) -> LLTokenizer:
+        """The vocabulary as llguidance reads it."""
+        return lltokenizer_from_vocab(self._vocab, eos_token=sorted(self.end_ids))
 
     def _piece(self, token_id: int, *, special: bool) -> bytes:
         size = 64

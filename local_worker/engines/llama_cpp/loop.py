@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import queue
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from local_worker.engines.llama_cpp.batch import Row
 from local_worker.engines.llama_cpp.binding import NativeError, NoKvRoomError
+from local_worker.engines.llama_cpp.guides import GuideError
 from local_worker.engines.llama_cpp.kept import Drop, Keep, Load
 from local_worker.engines.llama_cpp.laps import Laps
 from local_worker.engines.llama_cpp.layout import Layout
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from local_worker.engines.llama_cpp.batch import Logits
     from local_worker.engines.llama_cpp.binding import Llama
+    from local_worker.engines.llama_cpp.guides import GrammarGuide, Guides
     from local_worker.engines.llama_cpp.prefix_cache import Operation
     from local_worker.engines.llama_cpp.scheduler import Chunk, Scheduler
     from local_worker.engines.llama_cpp.shapes import StepShapes
@@ -45,13 +48,13 @@ class EngineLoop:
         scheduler: Scheduler,
         shapes: StepShapes,
         states: States,
-        commands: queue.SimpleQueue[messages.Command],
+        guides: Guides,
         channel: Channel,
     ) -> None:
         self._llama = llama
         self._channel = channel
         self._scheduler = scheduler
-        self._commands = commands
+        self._commands: queue.SimpleQueue[messages.Command] = queue.SimpleQueue()
         self._samplers: dict[str, Sampler] = {}
         self._ended: list[StepOutput] = []
         self._stopped = False
@@ -59,8 +62,14 @@ class EngineLoop:
         self._padding_rows, self._threads = 0, shapes.threads
         self._shapes = shapes
         self._states = states
+        self._guides = guides
+        self._masks = ThreadPoolExecutor(1, "masks")
         self._laps = Laps()
         self._work = Work()
+
+    def submit(self, command: messages.Command) -> None:
+        """Takes a command, from any thread."""
+        self._commands.put(command)
 
     def run(self) -> None:
         """Until `Shutdown`; what is worth keeping is kept before that."""
@@ -128,8 +137,12 @@ class EngineLoop:
         rows = [row for chunk in chunks for row in _rows(chunk)]
         only_decoding = decoding == len(chunks)
         choice = self._shapes.choose(len(rows), only_decoding=only_decoding)
+        guided = [c.sequence.guide for c in chunks if c.samples and c.sequence.guide is not None]
         self._laps.end("schedule")
+        masks = self._masks.submit(_prepare, guided) if guided else None
         computed = self._llama.decode(rows, choice.threads, choice.padding)
+        if masks is not None:
+            masks.result()
         seconds = self._laps.end("compute")
         choice.observe(seconds)
         if only_decoding:
@@ -182,6 +195,7 @@ class EngineLoop:
             time.monotonic(),
             # A model that keeps every token can lend any part of a prompt at any time.
             () if self._llama.window is None else self._checkpoints(request),
+            self._guides.guide(request),
         )
         if sequence.reserved_cells > self._llama.kv_capacity:
             message = (
@@ -191,8 +205,9 @@ class EngineLoop:
             output = sequence.end(FinishReason.ERROR, time.monotonic(), message)
             self._ended.append(output)
             return
-        if sequence.turn.is_full:  # the closer of a thought that the template opened took it all
-            self._ended.append(sequence.end(FinishReason.LENGTH, time.monotonic()))
+        if (over := sequence.turn.over) is not None:
+            # A thought's closer took all the room, or the grammar leaves no choice at all.
+            self._ended.append(sequence.end(over, time.monotonic()))
             return
         self._samplers[request.request_id] = Sampler(
             request.sampling, self._llama, request.prompt_token_ids
@@ -222,8 +237,8 @@ class EngineLoop:
         results = iter(computed)
         for chunk in chunks:
             sequence = chunk.sequence
-            if sequence.is_prefilling:
-                self._prompt_tokens += len(chunk.token_ids)
+            if (left := sequence.num_prompt_tokens - chunk.start) > 0:
+                self._prompt_tokens += min(left, len(chunk.token_ids))
             if chunk.start == sequence.num_cached_tokens:
                 self._cached_tokens += sequence.num_cached_tokens
             self._scheduler.computed(chunk)
@@ -234,26 +249,37 @@ class EngineLoop:
         return outputs
 
     def _sample(self, sequence: CachedSequence, logits: Logits) -> StepOutput:
-        sampler = self._samplers[sequence.request.request_id]
-        now, sound = time.monotonic(), True
+        sampler, sound = self._samplers[sequence.request.request_id], True
         try:
-            token_id, logprob = sampler.sample(logits, sequence.turn.num_tokens)
-        except BadLogitsError as error:
-            output, sound = sequence.end(FinishReason.ERROR, now, str(error)), False
+            taken, output = self._draw(sequence, sampler, logits)
+        except (BadLogitsError, GuideError) as error:
+            output, sound = sequence.end(FinishReason.ERROR, time.monotonic(), str(error)), False
         else:
-            taken, output = sequence.take(
-                token_id,
-                self._llama.piece(token_id),
-                ends=token_id in self._llama.end_ids,
-                logprob=logprob,
-                now=now,
-            )
             for token in taken:
                 sampler.accept(token)
             self._output_tokens += len(taken)
         if sequence.status is Status.FINISHED:
             self._forget(sequence, keep=sound)
         return output
+
+    def _draw(
+        self, sequence: CachedSequence, sampler: Sampler, logits: Logits
+    ) -> tuple[tuple[int, ...], StepOutput]:
+        turn, guide = sequence.turn, sequence.guide
+        untouched = logits.copy() if turn.may_begin_answer else None
+        banned = None if guide is None else guide.banned()
+        token_id, logprob = sampler.sample(logits, turn.num_tokens, banned)
+        taken, output = sequence.take(
+            token_id,
+            self._llama.piece(token_id),
+            ends=token_id in self._llama.end_ids,
+            logprob=logprob,
+            now=time.monotonic(),
+        )
+        if taken or output.finish is not None:
+            return taken, output
+        assert untouched is not None, "refused, though no grammar could begin"
+        return self._draw(sequence, sampler, untouched)  # the answer begins here, and its grammar
 
     def _forget(self, sequence: CachedSequence, *, keep: bool = True) -> None:
         self._arrange(self._scheduler.remove(sequence, keep=keep))
@@ -274,6 +300,11 @@ class EngineLoop:
             threads=self._threads,
             seconds=self._laps.seconds(),
         )
+
+
+def _prepare(guides: Iterable[GrammarGuide]) -> None:
+    for guide in guides:
+        guide.prepare()
 
 
 def _rows(chunk: Chunk) -> list[Row]:

@@ -44,19 +44,25 @@ class Sampler:
         self._random = np.random.default_rng(params.seed)
 
     def sample(
-        self, logits: NDArray[np.float32], num_output_tokens: int
+        self,
+        logits: NDArray[np.float32],
+        num_output_tokens: int,
+        banned: NDArray[np.bool_] | None = None,
     ) -> tuple[int, TokenLogprob | None]:
         """Draws the next token.
 
         Args:
             logits: shape (vocab_size,), the library's own buffer: changed in place.
             num_output_tokens: output tokens so far, for min_tokens.
+            banned: tokens that cannot come next, shape (vocab_size,).
 
         Raises:
             BadLogitsError: nothing can be drawn from this row.
         """
         raw = logits.copy() if self._params.logprobs is not None else None
         self._shape(logits, num_output_tokens)
+        if banned is not None:
+            np.copyto(logits, -np.inf, where=banned)
         token_id = int(logits.argmax())  # of NaN, if there is one
         if not np.isfinite(logits[token_id]):
             raise BadLogitsError("the model returned no usable probabilities (NaN or all masked)")

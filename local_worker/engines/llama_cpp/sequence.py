@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Container
     from collections.abc import Sequence as Items
 
+    from local_worker.engines.llama_cpp.guides import GrammarGuide
     from local_worker.types import GenerationRequest
 
 
@@ -26,13 +27,23 @@ class CachedSequence(Sequence):
     """
 
     def __init__(
-        self, request: GenerationRequest, now: float, checkpoints: Items[int] = ()
+        self,
+        request: GenerationRequest,
+        now: float,
+        checkpoints: Items[int] = (),
+        guide: GrammarGuide | None = None,
     ) -> None:
-        super().__init__(request, now)
+        super().__init__(request, now, guide)
+        self._guide = guide
         self.slot: int | None = None
         self.num_computed_tokens = 0
         self.checkpoints = set(checkpoints)
         self.awaits: tuple[CachedSequence, int] | None = None
+
+    @property
+    def guide(self) -> GrammarGuide | None:
+        """Of its next token; None where that is free."""
+        return self._guide if self.turn.follows_grammar else None
 
     @property
     def num_prompt_tokens(self) -> int:

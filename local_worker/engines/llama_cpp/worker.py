@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ import msgspec
 
 from local_worker.engines.llama_cpp.binding import Llama, NativeError, library_version
 from local_worker.engines.llama_cpp.config import LlamaConfig
+from local_worker.engines.llama_cpp.guides import Guides
 from local_worker.engines.llama_cpp.kept import LONG, KeptPrefixes
 from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser
 from local_worker.engines.llama_cpp.loop import EngineLoop
@@ -39,10 +39,6 @@ log = logging.getLogger("local_worker")
 CACHED_SHARE = 0.25
 """Of the KV cells, that finished sequences may hold on to at the most."""
 
-LIMITS = (
-    ("structured_outputs", "answers of a given form come with the vLLM engine (--engine vllm)"),
-)
-
 
 def describe(llama: Llama, config: LlamaConfig) -> EngineInfo:
     """What the server is told about the loaded model."""
@@ -60,7 +56,6 @@ def describe(llama: Llama, config: LlamaConfig) -> EngineInfo:
         eos_token=llama.piece(eos, special=True).decode() if eos is not None else "",
         longest_token=llama.longest_token(),
         control_tokens=llama.control_tokens,
-        limits=LIMITS,
         pins=config.cache_slots > 0,
     )
 
@@ -103,8 +98,6 @@ def main() -> None:
         channel.send(messages.StartFailed(f"--cache-dir {config.cache_dir}: {error.strerror}"))
         return
     channel.send(messages.Ready(describe(llama, config)))
-    commands: queue.SimpleQueue[messages.Command] = queue.SimpleQueue()
-    CommandReader(channel, llama, commands.put, os._exit).start()
     room = Room(
         max_num_seqs=config.max_num_seqs,
         cache_slots=config.cache_slots,
@@ -127,7 +120,10 @@ def main() -> None:
         pads=llama.pads,
         fewer=config.gpu_layers == 0,
     )
-    EngineLoop(llama, scheduler, shapes, states, commands, channel).run()
+    guides = Guides(llama)
+    loop = EngineLoop(llama, scheduler, shapes, states, guides, channel)
+    CommandReader(channel, llama, guides.check, loop.submit, os._exit).start()
+    loop.run()
     llama.close()
 
 

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from local_worker.engines.process import messages
+from local_worker.engines.process.grammar import GrammarError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from local_worker.engines.process.channel import Channel
     from local_worker.engines.process.vocabulary import Vocabulary
+    from local_worker.types import Grammar
+
+LOWEST_PRIORITY = 19
 
 
 class CommandReader(threading.Thread):
-    """Reads commands and hands them on; tokenizer calls are answered in a thread of their own.
+    """Reads commands and hands them on; calls are answered in threads of their own.
 
-    A long text takes seconds to tokenize; what others submit or abort must not wait behind it.
+    A long text takes seconds to tokenize, and so may a grammar to compile; what others submit or
+    abort must not wait behind it, nor one behind the other.
 
     Args:
         channel: to the server.
         vocabulary: for tokenizer calls.
+        check: raises `GrammarError` for a grammar that answers cannot follow.
         on_command: gets every other command, in this thread.
         on_end: ends the process, with this status: an orphan would keep the model's memory.
     """
@@ -32,15 +40,18 @@ class CommandReader(threading.Thread):
         self,
         channel: Channel,
         vocabulary: Vocabulary,
+        check: Callable[[Grammar], None],
         on_command: Callable[[messages.Command], None],
         on_end: Callable[[int], None],
     ) -> None:
         super().__init__(name="commands", daemon=True)
         self._channel = channel
         self._vocabulary = vocabulary
+        self._check_grammar = check
         self._on_command = on_command
         self._on_end = on_end
         self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
+        self._grammars = ThreadPoolExecutor(1, "grammars", initializer=_stand_back)
 
     def run(self) -> None:
         """Until the server is gone, or something unforeseen: the process ends with this thread."""
@@ -54,7 +65,9 @@ class CommandReader(threading.Thread):
         self._on_end(status)
 
     def _dispatch(self, command: messages.Command) -> None:
-        if isinstance(command, messages.Call):
+        if isinstance(command, messages.Check):
+            self._grammars.submit(self._answer, command)
+        elif isinstance(command, messages.Call):
             self._tokenizer.submit(self._answer, command)
         else:
             self._on_command(command)
@@ -68,14 +81,18 @@ class CommandReader(threading.Thread):
             else:
                 answer = self._check(call)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller must not wait for ever
-            answer = messages.CallFailed(call.call_id, f"the tokenizer failed: {error}", "text")
+            answer = messages.CallFailed(call.call_id, f"the engine failed: {error}", "text")
         self._channel.send(answer)
 
     def _check(self, call: messages.Check) -> messages.Answer:
-        problem = self._vocabulary.check(call.grammar)
-        if problem is None:
-            return messages.Checked(call.call_id)
-        return messages.CallFailed(call.call_id, problem, call.grammar.field)
+        try:
+            self._check_grammar(call.grammar)
+        except GrammarError as error:
+            place = call.grammar.field + error.path
+            return messages.CallFailed(
+                call.call_id, f"no answer can follow '{place}': {error}", place
+            )
+        return messages.Checked(call.call_id)
 
     def _tokenize(self, call: messages.Tokenize) -> messages.Answer:
         token_ids: list[int] = []
@@ -95,3 +112,9 @@ class CommandReader(threading.Thread):
             return messages.CallFailed(call.call_id, message, "tokens")
         data = b"".join(self._vocabulary.piece(i, special=True) for i in call.token_ids)
         return messages.Text(call.call_id, data.decode(errors="replace"))
+
+
+def _stand_back() -> None:
+    """This thread takes what the others leave of the processor: sequences are decoded meanwhile."""
+    if sys.platform == "linux":  # elsewhere it is the whole process that has a priority
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llguidance import LLMatcher, grammar_from
+from llguidance import LLMatcher, LLParserLimits, grammar_from
 
 from local_worker.types import GrammarKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from llguidance import LLTokenizer
 
     from local_worker.types import Grammar
@@ -17,6 +19,29 @@ if TYPE_CHECKING:
 ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """How JSON is laid out: as Python writes it. Free white space costs tokens, hides what is forced,
 and lets a model that is pushed off its way write line ends until max_tokens."""
+
+LIMITS = LLParserLimits(step_lexer_fuel=100_000, verbose_errors=False)
+"""What a grammar may take to compile (with 256 KiB of source, a third of a second on one core)
+and to follow (a few milliseconds a token): the library's own bounds, and half its fuel."""
+
+MOST_TRIES = 64
+"""Parts of a schema that are compiled by themselves to find the one at fault."""
+
+_PARTS = ("items", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else")
+_LISTS = ("prefixItems", "anyOf", "oneOf", "allOf")
+_NAMED = ("$defs", "definitions", "properties", "patternProperties")
+
+
+class GrammarError(Exception):
+    """Answers cannot follow a grammar.
+
+    Attributes:
+        path: to the part at fault, after the field that the grammar came in; often empty.
+    """
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
 
 
 def source_of(grammar: Grammar) -> str:
@@ -31,21 +56,81 @@ def source_of(grammar: Grammar) -> str:
     return json.dumps(schema | {"x-guidance": ONE_LINE | (wish if isinstance(wish, dict) else {})})
 
 
-def compiled(grammar: Grammar) -> str:
-    """The grammar in llguidance's own form.
+def compiled(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
+    """What holds answers to the grammar, at its beginning. Takes up to a second.
 
     Raises:
-        ValueError: it is not written in the language it claims to be in.
+        GrammarError: answers cannot follow it.
     """
-    found: str = grammar_from(str(grammar.kind), source_of(grammar))
-    return found
-
-
-def problem_of(grammar: Grammar, tokenizer: LLTokenizer) -> str | None:
-    """Why answers cannot follow the grammar, in llguidance's words; None where they can."""
     try:
-        source = compiled(grammar)
+        return _compile(str(grammar.kind), source_of(grammar), tokenizer)
+    except GrammarError as error:
+        if grammar.kind is not GrammarKind.JSON_SCHEMA:
+            raise
+        message = str(error)
+
+    def fails_alike(schema: dict[str, Any]) -> bool:
+        try:
+            _compile(str(grammar.kind), json.dumps(schema), tokenizer)
+        except GrammarError as error:
+            return str(error) == message
+        return False
+
+    raise GrammarError(message, culprit(json.loads(grammar.source), fails_alike))
+
+
+def _compile(kind: str, source: str, tokenizer: LLTokenizer) -> LLMatcher:
+    try:
+        matcher = LLMatcher(tokenizer, grammar_from(kind, source), log_level=0, limits=LIMITS)
     except ValueError as error:
-        return str(error)
-    is_error, complaints = LLMatcher.validate_grammar_with_warnings(source, tokenizer)
-    return str(complaints[0]) if is_error else None
+        raise GrammarError(str(error)) from None
+    # Some grammars compile, and allow nothing, or are too complex from their first token on.
+    trial = matcher.deep_copy()
+    trial.consume_tokens(trial.compute_ff_tokens())
+    if not trial.is_stopped():
+        trial.compute_bitmask()
+    if matcher.is_error():
+        raise GrammarError(_words(matcher))
+    if trial.is_error() or (trial.is_stopped() and not trial.is_accepting()):
+        raise GrammarError(f"it is too complex, or fits no answer that ends ({_words(trial)})")
+    return matcher
+
+
+def _words(matcher: LLMatcher) -> str:
+    error: str = matcher.get_error().removesuffix("\n<non-verbose/>")
+    return error or str(matcher.stop_reason())
+
+
+def culprit(schema: dict[str, Any], fails_alike: Callable[[dict[str, Any]], bool]) -> str:
+    """The path to the smallest part of a schema that has its fault, e.g. `.properties.a`.
+
+    Args:
+        schema: that has one.
+        fails_alike: whether a schema, compiled by itself, has the same.
+    """
+    shared: dict[str, Any] = {k: schema[k] for k in ("$defs", "definitions") if k in schema}
+    path, tries = "", MOST_TRIES
+    while True:
+        for step, part in _parts_of(schema):
+            if not tries:
+                return path
+            tries -= 1
+            if fails_alike({**shared, **part}):
+                path, schema = path + step, part
+                break
+        else:
+            return path
+
+
+def _parts_of(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in (*_NAMED, *_LISTS, *_PARTS):
+        value = schema.get(name)
+        if name in _PARTS:
+            parts = {"": value}
+        elif isinstance(value, list):
+            parts = {f"[{index}]": part for index, part in enumerate(value)}
+        else:
+            parts = {f".{key}": part for key, part in (value or {}).items()}
+        for step, part in parts.items():
+            if isinstance(part, dict):
+                yield f".{name}{step}", part

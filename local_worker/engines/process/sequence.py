@@ -13,6 +13,7 @@ from local_worker.reasoning.turn import Turn
 from local_worker.types import Finish, FinishReason, Start, StepOutput, Trace
 
 if TYPE_CHECKING:
+    from local_worker.reasoning.turn import Guide
     from local_worker.types import GenerationRequest, TextDelta, TokenLogprob
 
 
@@ -33,13 +34,14 @@ class Sequence:
         arrived: time of arrival in the engine.
     """
 
-    def __init__(self, request: GenerationRequest, now: float) -> None:
+    def __init__(self, request: GenerationRequest, now: float, guide: Guide | None = None) -> None:
         self.request = request
         self.status = Status.WAITING
         self.token_ids: list[int] = list(request.prompt_token_ids)
         self.num_cached_tokens = 0
-        self.turn = Turn(request)
-        self.token_ids.extend(self.turn.begin())
+        self.turn = Turn(request, guide)
+        self._untraced = self.turn.begin()
+        self.token_ids.extend(self._untraced)
         self.arrived = now
         self._started: float | None = None
         self._first_token: float | None = None
@@ -65,11 +67,12 @@ class Sequence:
             and forced ones), and what to report.
         """
         assert self.status is Status.RUNNING, self.status
-        first = self._first_token is None
-        if first:
-            self._first_token = now
         step = self.turn.step(token_id, piece, ends_generation=ends, logprob=logprob)
         taken = ((token_id,) if step.accepted else ()) + step.force
+        # One that is only refused is nothing yet: another one comes in its place.
+        first = self._first_token is None and (bool(taken) or step.finish is not None)
+        if first:
+            self._first_token = now
         self.token_ids.extend(taken)
         finish = None
         if step.finish is not None:
@@ -77,7 +80,8 @@ class Sequence:
         output = self._output(step.deltas, step.logprobs, finish)
         if self.request.traced:
             start = self._begun() if first else None
-            output = replace(output, trace=Trace(taken, piece, self.turn.thinks, start))
+            trace = Trace(self._untraced + taken, piece, self.turn.thinks, start)
+            self._untraced, output = (), replace(output, trace=trace)
         return taken, output
 
     def end(self, reason: FinishReason, now: float, error: str | None = None) -> StepOutput:
@@ -108,6 +112,7 @@ class Sequence:
             prefill=first - started,
             decode=now - first,
             cached_tokens=self.num_cached_tokens,
+            jumped_tokens=self.turn.num_jumped_tokens,
         )
 
     def _output(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from local_worker.types import Grammar
+from typing import Protocol
 
 _STRUCTURE = re.compile(r"<\||.*\|>$|</?(think|tool|function|channel|turn)\w*>$|\[/?[A-Z_]+\]$")
 
@@ -25,10 +22,6 @@ class Vocabulary(Protocol):
 
     def piece(self, token_id: int, *, special: bool = False) -> bytes:
         """The bytes of one token; control tokens are empty unless `special` is set."""
-        ...
-
-    def check(self, grammar: Grammar) -> str | None:
-        """Why answers cannot follow that grammar, or None where they can."""
         ...
 
 

@@ -14,7 +14,7 @@ from llguidance import LLTokenizer
 from tokenizers import Tokenizer
 
 from local_worker.catalog.hf_folder import chat_template_of
-from local_worker.engines.process.grammar import problem_of
+from local_worker.engines.process.grammar import compiled
 from local_worker.engines.process.vocabulary import structures_a_prompt
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ class Vocabulary:
         """Bytes of the longest token's text."""
         return max(len(self.piece(i, special=True)) for i in range(self._known))
 
-    def check(self, grammar: Grammar) -> str | None:
-        """Why answers cannot follow that grammar, or None where they can."""
-        return problem_of(grammar, self._bytes)
+    def check(self, grammar: Grammar) -> None:
+        """Raises `GrammarError` where answers cannot follow that grammar."""
+        compiled(grammar, self._bytes)
 
 
 def _without(source: dict[str, Any], control: list[dict[str, Any]]) -> Tokenizer:

@@ -8,6 +8,7 @@ import pytest
 from local_worker.engines.process import messages
 from local_worker.engines.process.channel import Channel
 from local_worker.engines.process.commands import CommandReader
+from local_worker.engines.process.grammar import GrammarError
 from local_worker.types import Grammar, GrammarKind, PromptSegment
 
 
@@ -24,8 +25,10 @@ class Letters:
     def piece(self, token_id, *, special=False):
         return bytes([token_id])
 
-    def check(self, grammar):
-        return None if grammar.source == "good" else "it is not good"
+
+def check(grammar):
+    if grammar.source != "good":
+        raise GrammarError("it is not good", ".a")
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def process():
     commands: queue.SimpleQueue[messages.Command] = queue.SimpleQueue()
     ends: queue.SimpleQueue[int] = queue.SimpleQueue()
     channel = Channel(theirs)
-    CommandReader(channel, Letters(), commands.put, ends.put).start()
+    CommandReader(channel, Letters(), check, commands.put, ends.put).start()
     ours.settimeout(10)
     yield ours, commands, ends
     ours.close()
@@ -58,7 +61,12 @@ def test_segments_are_tokenized_one_after_the_other(process):
     ("source", "answer"),
     [
         ("good", messages.Checked(3)),
-        ("bad", messages.CallFailed(3, "it is not good", "guided_regex")),
+        (
+            "bad",
+            messages.CallFailed(
+                3, "no answer can follow 'guided_regex.a': it is not good", "guided_regex.a"
+            ),
+        ),
     ],
 )
 def test_a_grammar_is_checked_and_its_field_named(process, source, answer):
@@ -76,7 +84,7 @@ def test_ids_become_text_again_and_wrong_ones_are_named(process):
 
 def test_a_tokenizer_that_breaks_is_an_answer_too(process):
     answer = ask(process[0], messages.Tokenize(3, (PromptSegment("BREAK"),), False))
-    assert answer == messages.CallFailed(3, "the tokenizer failed: told to", "text")
+    assert answer == messages.CallFailed(3, "the engine failed: told to", "text")
 
 
 def test_every_other_command_is_handed_on(process):

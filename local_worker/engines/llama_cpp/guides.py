@@ -1,0 +1,151 @@
+"""Holds answers to their grammars: which tokens may come next, and which have to.
+
+Compiling happens in the thread that checks grammars, before a request is taken. Masks are computed
+in a thread of their own while the device computes the logits that they are for. A stretch that a
+grammar leaves no choice about is appended as the tokenizer writes it, and computed in one batch
+with the token before it (jump-forward decoding, as in SGLang).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from local_worker.engines.process.grammar import compiled
+from local_worker.reasoning.budget import Token
+from local_worker.reasoning.turn import Stretch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llguidance import LLMatcher, LLTokenizer
+    from numpy.typing import NDArray
+
+    from local_worker.engines.llama_cpp.binding import Llama
+    from local_worker.types import GenerationRequest, Grammar
+
+MOST_COMPILED = 256
+"""Grammars that are kept compiled: more than there are requests between check and start."""
+
+
+class GuideError(Exception):
+    """The grammar cannot be followed any further: it has become too complex."""
+
+
+class GrammarGuide:
+    """One answer, and where in its grammar it is. Implements `turn.Guide`.
+
+    Args:
+        matcher: at the grammar's beginning.
+        piece: the bytes of a token.
+        vocab_size: token ids there are.
+        jumps: whether what has to come is appended unsampled.
+    """
+
+    def __init__(
+        self, matcher: LLMatcher, piece: Callable[[int], bytes], vocab_size: int, *, jumps: bool
+    ) -> None:
+        self._matcher = matcher
+        self._piece = piece
+        self._vocab_size = vocab_size
+        self._jumps = jumps
+        self._banned: NDArray[np.bool_] | None = None
+
+    def begin(self) -> Stretch:
+        """What every answer begins with."""
+        token_ids = self._matcher.compute_ff_tokens() if self._jumps else []
+        if token_ids:
+            self._consume(token_ids)
+        tokens = tuple(Token(i, self._piece(i)) for i in token_ids)
+        return Stretch(tokens, self._matcher.is_stopped())
+
+    def take(self, token_id: int) -> Stretch:
+        """A token of the answer has been sampled; what has to follow it.
+
+        Raises:
+            GuideError: the grammar does not allow it, or has become too complex.
+        """
+        self._consume([token_id])
+        return self.begin()
+
+    def prepare(self) -> None:
+        """Computes what `banned` gives; safe in another thread while nothing else is asked."""
+        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._banned = np.unpackbits(~mask, bitorder="little").view(bool)[: self._vocab_size]
+
+    def banned(self) -> NDArray[np.bool_]:
+        """Which tokens may not come next, shape (vocab_size,).
+
+        Raises:
+            GuideError: the grammar has become too complex.
+        """
+        if self._banned is None:
+            self.prepare()
+        self._check()
+        assert self._banned is not None, "prepared"
+        return self._banned
+
+    def _consume(self, token_ids: Sequence[int]) -> None:
+        self._banned = None
+        self._matcher.consume_tokens(token_ids)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GuideError(
+                f"the answer's grammar cannot be followed: {self._matcher.get_error()}"
+            )
+
+
+class Guides:
+    """Compiles grammars for a model's vocabulary, each once."""
+
+    def __init__(self, llama: Llama) -> None:
+        self._llama = llama
+        self._tokenizer: LLTokenizer | None = None
+        self._compiled: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def check(self, grammar: Grammar) -> None:
+        """Raises `GrammarError` where answers cannot follow the grammar."""
+        self._compiled_once(grammar)
+
+    def guide(self, request: GenerationRequest) -> GrammarGuide | None:
+        """For a request; None where its answer is free.
+
+        A grammar that was checked is compiled already, unless another process did that, which has
+        ended since.
+        """
+        grammar = request.grammar
+        if grammar is None:
+            return None
+        return GrammarGuide(
+            self._compiled_once(grammar).deep_copy(),
+            self._llama.piece,
+            self._llama.vocab_size,
+            # Nobody computes the logits of what is not sampled, and so there are no logprobs.
+            jumps=request.sampling.logprobs is None,
+        )
+
+    def _compiled_once(self, grammar: Grammar) -> LLMatcher:
+        key = (grammar.kind, grammar.source)
+        with self._lock:
+            if (found := self._compiled.get(key)) is not None:
+                self._compiled.move_to_end(key)
+                return found
+        matcher = compiled(grammar, self._known_tokenizer())
+        with self._lock:
+            self._compiled[key] = matcher
+            while len(self._compiled) > MOST_COMPILED:
+                self._compiled.popitem(last=False)
+        return matcher
+
+    def _known_tokenizer(self) -> LLTokenizer:
+        """Made for the first grammar: reading a vocabulary of 150,000 entries takes 0.7 s."""
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = self._llama.grammar_tokenizer()
+            return self._tokenizer
