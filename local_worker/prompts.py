@@ -71,24 +71,36 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise ModelFileError(f"the model's chat template does not parse: {error}") from error
         self._guard = _Guard(frozenset(control_tokens), frozenset(delimiters))
+        self._results_in_calls = "tool_responses" in source
 
     def render(
         self,
         messages: Sequence[Message],
         variables: Mapping[str, object] | None = None,
         *,
+        tools: Sequence[Mapping[str, object]] = (),
         generation_prompt: bool = True,
     ) -> tuple[PromptSegment, ...]:
         """The prompt up to and including the generation prompt, unless that is left out.
 
+        Args:
+            messages: with roles that the template knows; calls have objects as arguments.
+            variables: for the template.
+            tools: that the model is told about.
+            generation_prompt: whether it ends with that.
+
         Raises:
             InvalidParameterError: the template refuses these messages.
         """
+        if self._results_in_calls:
+            messages = results_in_calls(messages)
         guarded = [self._guard.hide(message) for message in messages]
+        offered = {"tools": [self._guard.hide_people(tool) for tool in tools]} if tools else {}
         try:
             text = self._template.render(
                 {
                     **(variables or {}),
+                    **offered,
                     "messages": guarded,
                     "add_generation_prompt": generation_prompt,
                 }
@@ -126,14 +138,25 @@ class _Guard:
         self._for_people = _any_of(control_tokens | delimiters)
         self._for_assistants = _any_of(control_tokens - delimiters)
         self._nonce = secrets.token_hex(8)
-        self._marker = re.compile(f"\ue000{self._nonce}:([0-9a-f]*)\ue001")
+        # Templates write some words in capitals.
+        self._marker = re.compile(f"\ue000{self._nonce}:([0-9a-f]*)\ue001", re.IGNORECASE)
 
     def hide(self, message: Message) -> Message:
         own_words = message.get("role") == "assistant"
         pattern = self._for_assistants if own_words else self._for_people
         if pattern is None:
             return message
-        return {key: self._hide_value(value, pattern) for key, value in message.items()}
+        return {
+            # Its calls are data, in which nothing is structure.
+            key: self.hide_people(value)
+            if key == "tool_calls"
+            else self._hide_value(value, pattern)
+            for key, value in message.items()
+        }
+
+    def hide_people(self, value: object) -> object:
+        """What people write, however it is nested."""
+        return value if self._for_people is None else self._hide_value(value, self._for_people)
 
     def _hide_value(self, value: object, pattern: re.Pattern[str]) -> object:
         if isinstance(value, str):
@@ -141,7 +164,10 @@ class _Guard:
         if isinstance(value, list):
             return [self._hide_value(item, pattern) for item in value]
         if isinstance(value, dict):
-            return {key: self._hide_value(item, pattern) for key, item in value.items()}
+            return {
+                self._hide_value(key, pattern): self._hide_value(item, pattern)
+                for key, item in value.items()
+            }
         return value
 
     def _mark(self, match: re.Match[str]) -> str:
@@ -179,6 +205,19 @@ def _raise_exception(message: str) -> str:
 
 def _strftime_now(pattern: str) -> str:
     return datetime.datetime.now().astimezone().strftime(pattern)
+
+
+def results_in_calls(messages: Sequence[Message]) -> list[Message]:
+    """Results of calls as part of the message that called: Gemma 4's turn goes on after them."""
+    merged: list[Message] = []
+    for message in messages:
+        if message.get("role") == "tool" and merged and merged[-1].get("tool_calls"):
+            result = {"name": message.get("name", ""), "response": message["content"]}
+            before = merged[-1].get("tool_responses", [])
+            merged[-1] = {**merged[-1], "tool_responses": [*before, result]}
+        else:
+            merged.append(message)
+    return merged
 
 
 def system_first(messages: Sequence[Mapping[str, Any]]) -> list[Message]:

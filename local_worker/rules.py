@@ -29,6 +29,8 @@ class When(_Record):
     Attributes:
         model: the name that the request calls the model by: a route.
         response_format: its type; `text` also where the request says nothing.
+        tools: whether it offers any that may be called.
+        after_tool: whether its last message is the result of a call.
         prompt_tokens_above: the prompt has more.
         prompt_tokens_below: the prompt has fewer.
         metadata: keys of the request's metadata and their values.
@@ -36,6 +38,8 @@ class When(_Record):
 
     model: str | None = None
     response_format: Literal["text", "json_object", "json_schema"] | None = None
+    tools: bool | None = None
+    after_tool: bool | None = None
     prompt_tokens_above: Count | None = None
     prompt_tokens_below: Count | None = None
     metadata: dict[str, str] = Field(default_factory=dict)

@@ -15,6 +15,7 @@ class Channel(StrEnum):
 
     REASONING = "reasoning"
     CONTENT = "content"
+    TOOL_CALL = "tool_call"
 
 
 class FinishReason(StrEnum):
@@ -109,12 +110,14 @@ class ThinkingParams:
         tokens: the delimiters.
         budget: sampled thinking tokens for the whole turn; None is no bound of its own.
         starts_inside: the prompt ends inside a thought that the template opened.
+        calls_apart: a call that is opened inside a thought closes it first, like a budget does.
         used: of the budget, by tokens of the turn that are part of the prompt by now.
     """
 
     tokens: ThinkingTokens
     budget: int | None
     starts_inside: bool = False
+    calls_apart: bool = False
     used: int = 0
 
 
@@ -125,6 +128,7 @@ class GrammarKind(StrEnum):
     REGEX = "regex"
     CHOICE = "choice"
     GRAMMAR = "grammar"
+    LARK = "lark"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,8 @@ class Grammar:
     Attributes:
         kind: how to read the source.
         source: a JSON schema, a regular expression (of Rust's regex crate), a JSON array of texts
-            to choose from, or a context-free grammar (Lark as llguidance reads it, or GBNF).
+            to choose from, or a context-free grammar (Lark as llguidance reads it, or GBNF, or
+            Lark and nothing else).
         field: the request field it came in, for complaints.
     """
 
@@ -155,6 +160,9 @@ class GenerationRequest:
         thinking: None leaves the output as it comes, all of it content.
         grammar: what the answer must look like; None leaves it free. It excludes `min_tokens` and
             `ignore_eos`, since where it ends nothing else can follow.
+        calls_tools: tool calls go out on a channel of their own, delimiters included and control
+            tokens spelled out; stop strings are not searched there. The grammar, if there is one,
+            has them in it.
         background: may wait while others do not; never for ever.
         cache_salt: prefixes are shared only with requests that have the same one.
         adapter: name of the LoRA adapter to compute with; None is the model as it is.
@@ -173,6 +181,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     thinking: ThinkingParams | None = None
     grammar: Grammar | None = None
+    calls_tools: bool = False
     background: bool = False
     cache_salt: str = ""
     adapter: str | None = None
@@ -350,6 +359,7 @@ class EngineSeconds:
 class EngineStats:
     """Gauges and counters of an engine, as of its last step.
 
+    `guessed_tokens` were computed before they were known, and `right_guesses` of them for good.
     `kv_separate` says that each sequence has KV cells of its own at present, and shares none.
     `seconds` and `threads` (of the last decode step) are None where the engine does not say.
     """
@@ -363,6 +373,8 @@ class EngineStats:
     cached_tokens: int = 0
     output_tokens: int = 0
     padding_rows: int = 0
+    guessed_tokens: int = 0
+    right_guesses: int = 0
     kv_separate: bool = False
     restarts: int = 0
     threads: int | None = None

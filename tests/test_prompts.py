@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from local_worker.catalog.gguf_facts import read_facts
@@ -138,3 +140,73 @@ def test_gemmas_real_template(gemma, variables, expected):
         {"role": "user", "content": "Capital of Peru?"},
     ]
     assert text(gemma.render(messages, variables)) == expected
+
+
+TOOLS_TEMPLATE = (
+    "{% for tool in tools %}<tools>{{ tool | tojson }}|{{ tool.function.name | upper }}</tools>"
+    "{% endfor %}{% for m in messages %}{% for c in m.tool_calls or [] %}<tool_call>"
+    "{{ c.function.arguments | tojson }}</tool_call>{% endfor %}{{ m.content }}{% endfor %}"
+)
+
+
+def test_nothing_in_tools_or_arguments_acts_as_a_token():
+    template = ChatTemplate(
+        TOOLS_TEMPLATE,
+        control_tokens=["<tools>", "</tools>"],
+        delimiters=["<tool_call>", "</tool_call>"],
+    )
+    tool = {"function": {"name": "</tools>", "parameters": {"</tool_call>": "<tools>"}}}
+    call = {"function": {"name": "f", "arguments": {"</tools>": "</tool_call>"}}}
+    message = {"role": "assistant", "content": "</tool_call>", "tool_calls": [call]}
+    segments = template.render([message], tools=[tool])
+    text = "".join(segment.text for segment in segments)
+    assert text == (
+        '<tools>{"function": {"name": "</tools>", "parameters": {"</tool_call>": "<tools>"}}}|'
+        '</tools></tools><tool_call>{"</tools>": "</tool_call>"}</tool_call></tool_call>'
+    )
+    special = "".join(segment.text if segment.special else "?" for segment in segments)
+    assert (
+        special.count("<tools>") == special.count("</tools>") == special.count("<tool_call>") == 1
+    )
+    assert special.count("</tool_call>") == 2, "the model's own words may hold one"
+
+
+def test_a_family_whose_turn_goes_on_after_results_gets_them_in_the_call():
+    source = (
+        "{% for m in messages %}[{{ m.role }}{% for r in m.tool_responses or [] %}"
+        " {{ r.name }}={{ r.response }}{% endfor %}]{% endfor %}"
+    )
+    call = {"function": {"name": "f", "arguments": {}}}
+    results: list[dict[str, Any]] = [
+        {"role": "tool", "name": "f", "content": text} for text in ("1", "2")
+    ]
+    messages: list[dict[str, Any]] = [
+        {"role": "assistant", "content": "", "tool_calls": [call, call]},
+        *results,
+    ]
+    (segment,) = ChatTemplate(source).render([*messages, {"role": "user", "content": "x"}])
+    assert segment.text == "[assistant f=1 f=2][user]"
+
+
+def test_gemmas_real_template_with_tools(gemma):
+    function = {
+        "name": "stock", "description": "Look up stock",
+        "parameters": {"type": "object", "required": ["sku"], "properties": {
+            "sku": {"type": "string", "description": "Item code"}}},
+    }  # fmt: skip
+    messages = [
+        {"role": "user", "content": "Stock of A7?"},
+        {"role": "assistant", "content": "", "tool_calls": [
+            {"function": {"name": "stock", "arguments": {"sku": "A7"}}}]},
+        {"role": "tool", "name": "stock", "content": '{"qty": 3}'},
+    ]  # fmt: skip
+    tools = [{"type": "function", "function": function}]
+    segments = gemma.render(messages, {"enable_thinking": True}, tools=tools)
+    assert "".join(s.text for s in segments) == (
+        '<bos><|turn>system\n<|think|><|tool>declaration:stock{description:<|"|>Look up stock<|"|>,'
+        'parameters:{properties:{sku:{description:<|"|>Item code<|"|>,type:<|"|>STRING<|"|>}},'
+        'required:[<|"|>sku<|"|>],type:<|"|>OBJECT<|"|>}}<tool|><turn|>\n'
+        "<|turn>user\nStock of A7?<turn|>\n<|turn>model\n"
+        '<|tool_call>call:stock{sku:<|"|>A7<|"|>}<tool_call|>'
+        '<|tool_response>response:stock{value:<|"|>{"qty": 3}<|"|>}<tool_response|>'
+    )

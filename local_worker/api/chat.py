@@ -32,10 +32,12 @@ from local_worker.api.render import (
     chat_deltas,
     chat_logprobs,
     chat_response,
+    finish_reason,
 )
 from local_worker.api.routing import Asking, Caller, decide
 from local_worker.api.schemas import ChatBody, parse
 from local_worker.api.state import ApiState, state_of
+from local_worker.api.tools import offered
 from local_worker.economics.books import Order
 from local_worker.errors import InvalidParameterError
 from local_worker.prompts import opens_thought
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from local_worker.api.prompting import Prompt
+    from local_worker.api.routing import Routed
+    from local_worker.api.tools import CallReader, Offer
     from local_worker.reasoning.effort import Allotment, EffortChoice
     from local_worker.types import PromptSegment
 
@@ -61,6 +65,11 @@ class Chat:
     body: ChatBody
     job: Job
     effort: EffortReport
+    offer: Offer | None = None
+
+    def reader(self) -> CallReader | None:
+        """What reads the calls of one choice; None where nothing may be called."""
+        return None if self.offer is None else self.offer.reader()
 
 
 @router.post("/v1/chat/completions")
@@ -82,7 +91,8 @@ async def chat_completions(request: Request) -> Response:
             choices = await chat.job.run(state, request)
         except ClientGoneError:
             return Response(status_code=GONE)
-        found = chat_response(chat.head, choices, chat.job.usage(choices), chat.effort)
+        readers = [chat.reader() for _ in choices]
+        found = chat_response(chat.head, choices, readers, chat.job.usage(choices), chat.effort)
     return JSONResponse(found)
 
 
@@ -96,19 +106,15 @@ async def prepare(state: ApiState, body: ChatBody, caller: Caller) -> Chat:
     model = state.model
     adapter = model.adapter_named(body.model)
     grammar = await checked_grammar(state, body)
-    asked = translate.asked_effort(body)
-    model.check_effort(asked.field)
-    chosen = choose(asked.request, model.policy)
-    prompter, routed = Prompter(state, body), None
-    if chosen.effort == AUTO:
-        assert model.router is not None, "the policy knows that the model can be asked"
-        check_request(model, body)  # a mistake is told below, too; here, nothing was computed yet
-        translate.chat_logprobs(body)
-        asking = Asking(body, prompter, adapter, caller)
-        routed = await decide(state, model.router, asking)
-        chosen = settle(chosen, routed.decision.effort, model.policy)
+    offer = await offered(state, body, grammar)
+    prompter = Prompter(state, body, offer.shown if offer else ())
+    chosen, routed = await _choose(state, Asking(body, prompter, adapter, caller))
     may_exit = model.exits_early and routed is not None
-    if model.early_exit and (may_exit if body.early_exit is None else body.early_exit):
+    if (
+        model.early_exit
+        and offer is None
+        and (may_exit if body.early_exit is None else body.early_exit)
+    ):
         caller.account.engine = EarlyExits(
             caller.account.engine, model.early_exit, lambda: state.engine.stats().waiting == 0
         )
@@ -116,8 +122,9 @@ async def prepare(state: ApiState, body: ChatBody, caller: Caller) -> Chat:
     limits = Limits(
         max_tokens=fitted.allotment.max_tokens,
         logprobs=translate.chat_logprobs(body),
-        thinking=_thinking_params(state, fitted.prompt.segments, fitted.allotment.budget),
-        grammar=grammar,
+        thinking=_thinking_params(state, fitted.prompt.segments, fitted.allotment.budget, offer),
+        grammar=grammar if offer is None else offer.grammar,
+        calls_tools=offer is not None,
         adapter=adapter,
         cache_salt=caller.cache_salt,
     )
@@ -135,7 +142,22 @@ async def prepare(state: ApiState, body: ChatBody, caller: Caller) -> Chat:
         most_cached=routed.cached_tokens if routed and routed.question else None,
     )
     report = EffortReport(chosen, fitted.allotment.budget, decision)
-    return Chat(head, body, make_job(state, body, caller.account, order), report)
+    return Chat(head, body, make_job(state, body, caller.account, order), report, offer)
+
+
+async def _choose(state: ApiState, asking: Asking) -> tuple[EffortChoice, Routed | None]:
+    """The effort, and how `auto` came to it, if it was asked."""
+    model, body = state.model, asking.body
+    asked = translate.asked_effort(body)
+    model.check_effort(asked.field)
+    chosen = choose(asked.request, model.policy)
+    if chosen.effort != AUTO:
+        return chosen, None
+    assert model.router is not None, "the policy knows that the model can be asked"
+    check_request(model, body)  # a mistake is told later, too; here, nothing was computed yet
+    translate.chat_logprobs(body)
+    routed = await decide(state, model.router, asking)
+    return settle(chosen, routed.decision.effort, model.policy), routed
 
 
 class _Fitted(NamedTuple):
@@ -179,27 +201,36 @@ def _check_size(state: ApiState, body: ChatBody) -> None:
 
 
 def _thinking_params(
-    state: ApiState, segments: tuple[PromptSegment, ...], budget: int
+    state: ApiState, segments: tuple[PromptSegment, ...], budget: int, offer: Offer | None
 ) -> ThinkingParams | None:
     spec, tokens = state.model.card.thinking, state.model.tokens
     if spec is None or tokens is None:
-        return None
-    return ThinkingParams(tokens, budget, starts_inside=opens_thought(segments, spec.start))
+        # Without thoughts, calls have delimiters all the same.
+        return None if offer is None else ThinkingParams(offer.layout.tokens, 0)
+    return ThinkingParams(
+        tokens,
+        budget,
+        starts_inside=opens_thought(segments, spec.start),
+        calls_apart=offer is not None and offer.grammar is not None,
+    )
 
 
 async def _stream(state: ApiState, chat: Chat) -> AsyncGenerator[dict[str, Any], None]:
     job = chat.job
     choices = [Choice() for _ in job.order.requests]
+    readers = [chat.reader() for _ in choices]
     for index in range(len(choices)):
         yield chat_chunk(chat.head, index, {"role": "assistant", "content": ""})
     async with aclosing(stream(job.account, job.order.requests)) as outputs:
         async for index, output in outputs:
             choices[index].add(output)
-            for delta, logprobs in chat_deltas(output):
+            reader = readers[index]
+            for delta, logprobs in chat_deltas(output, reader):
                 yield chat_chunk(chat.head, index, delta, logprobs=chat_logprobs(logprobs))
             if output.finish is not None:
                 state.metrics.finished(choices[index], job.order.effort)
-                chunk = chat_chunk(chat.head, index, {}, finish_reason=str(output.finish.reason))
+                reason = finish_reason(choices[index], reader)
+                chunk = chat_chunk(chat.head, index, {}, finish_reason=reason)
                 yield {**chunk, "reasoning": chat.effort.ended([choices[index]])}
     if wants_usage(job, chat.body):
         yield chat.head.object("chat.completion.chunk", choices=[], usage=job.usage(choices))

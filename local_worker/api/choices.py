@@ -26,6 +26,7 @@ class Choice:
 
     reasoning: str = ""
     content: str = ""
+    calls: str = ""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     num_tokens: int = 0
     num_reasoning_tokens: int = 0
@@ -36,6 +37,8 @@ class Choice:
         for delta in output.deltas:
             if delta.channel is Channel.REASONING:
                 self.reasoning += delta.text
+            elif delta.channel is Channel.TOOL_CALL:
+                self.calls += delta.text
             else:
                 self.content += delta.text
         self.logprobs.extend(output.logprobs)

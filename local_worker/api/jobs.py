@@ -41,6 +41,7 @@ class Limits:
         logprobs: alternatives to report per token; None for no logprobs.
         thinking: None leaves thoughts in the text.
         grammar: what the answer must look like.
+        calls_tools: calls go out apart from the text.
         adapter: the LoRA adapter to compute with.
         cache_salt: what is computed is shared only with requests that have the same one.
     """
@@ -49,6 +50,7 @@ class Limits:
     logprobs: int | None = None
     thinking: ThinkingParams | None = None
     grammar: Grammar | None = None
+    calls_tools: bool = False
     adapter: str | None = None
     cache_salt: str = ""
 
@@ -138,6 +140,7 @@ def sequences(
             stop=translate.stop_strings(body),
             thinking=limits.thinking,
             grammar=limits.grammar,
+            calls_tools=limits.calls_tools,
             adapter=limits.adapter,
             cache_salt=limits.cache_salt,
             background=body.service_tier == "flex",

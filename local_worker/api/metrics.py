@@ -112,6 +112,8 @@ class _EngineCollector(Collector):
             "engine_prompt_tokens": ("Prompt tokens computed by this process", stats.prompt_tokens),
             "engine_cached_tokens": ("Prompt tokens taken from the cache", stats.cached_tokens),
             "engine_padding_rows": ("Rows added to make a step faster", stats.padding_rows),
+            "engine_guessed_tokens": ("Tokens computed on a guess", stats.guessed_tokens),
+            "engine_right_guesses": ("Of those, that the model then chose", stats.right_guesses),
             "engine_steps": ("Decode steps of the present engine process", stats.steps),
             "engine_restarts": ("Times the engine process was restarted", stats.restarts),
         }

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from local_worker.api import translate
 from local_worker.api.jobs import tokenize_prompt
+from local_worker.api.messages import messages_of
 from local_worker.api.schemas import DetokenizeBody, TokenizeBody, parse
 from local_worker.api.state import ApiState, state_of
 from local_worker.errors import InvalidParameterError
@@ -111,7 +112,7 @@ async def tokenize(request: Request) -> dict[str, Any]:
     add_special = body.add_special_tokens if body.add_special is None else body.add_special
     if body.messages is not None:
         template = state.model.chat_template()
-        segments = template.render(translate.messages_of(body.messages))
+        segments = template.render(messages_of(body.messages))
         token_ids = await tokenize_prompt(state.engine, segments, "messages")
     else:
         text = body.prompt if body.prompt is not None else body.content or ""

@@ -11,6 +11,8 @@ from local_worker.reasoning.effort import (
     DEFAULT_LADDER,
     EffortPolicy,
 )
+from local_worker.toolcalls.formats import layout_of
+from local_worker.toolcalls.grammars import CONTROL
 from local_worker.types import (
     ClosedBy,
     GenerationRequest,
@@ -73,6 +75,21 @@ class Router:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolLayout:
+    """How this model writes calls.
+
+    Attributes:
+        name: of the layout.
+        token_ids: of its control spellings.
+        tokens: calls' delimiters, for models that do not think.
+    """
+
+    name: str
+    token_ids: Mapping[str, tuple[int, ...]]
+    tokens: ThinkingTokens
+
+
+@dataclass(frozen=True, slots=True)
 class ServedModel:
     """Everything that is fixed once the model is loaded.
 
@@ -87,6 +104,7 @@ class ServedModel:
         router: None where `auto` cannot be had.
         early_exit: when a thought may end early; None where none can.
         exits_early: whether those that `auto` has chosen do, unless a request says otherwise.
+        tools: how it calls them; None where its template has no place for any.
         limits: what the engine cannot serve, as (request field, reason).
         adapters: LoRA adapters, which clients name in place of the model.
     """
@@ -101,6 +119,7 @@ class ServedModel:
     router: Router | None = None
     early_exit: EarlyExit | None = None
     exits_early: bool = False
+    tools: ToolLayout | None = None
     limits: tuple[tuple[str, str], ...] = ()
     adapters: tuple[str, ...] = ()
     allow_unenforced: bool = False
@@ -163,6 +182,10 @@ async def load_model(engine: Engine, card: ModelCard, config: ServerConfig) -> S
             delimiters=() if spec is None else _delimiters(spec),
         )
     tokens = await _thinking_tokens(engine, spec, config.budget_message) if spec else None
+    layout = await _tool_layout(engine)
+    if layout is not None and tokens is not None and layout.tokens.tool_start:
+        ours = layout.tokens
+        tokens = replace(tokens, tool_start=ours.tool_start, tool_end=ours.tool_end)
     router = await _router(engine, spec, config) if spec and template else None
     model = ServedModel(
         card=card,
@@ -172,6 +195,7 @@ async def load_model(engine: Engine, card: ModelCard, config: ServerConfig) -> S
         router=router,
         early_exit=spec.early_exit if spec and tokens else None,
         exits_early=_exits_early(spec, config),
+        tools=layout,
         max_model_len=info.max_model_len,
         limits=tuple((field, f"{info.engine}: {reason}") for field, reason in info.limits),
         adapters=info.adapters,
@@ -179,6 +203,19 @@ async def load_model(engine: Engine, card: ModelCard, config: ServerConfig) -> S
         allow_unenforced=config.allow_unenforced_effort,
     )
     return replace(model, self_test=await self_test(engine, model))
+
+
+async def _tool_layout(engine: Engine) -> ToolLayout | None:
+    name = layout_of(engine.info.chat_template or "")
+    if name is None:
+        return None
+    control = CONTROL.get(name, ())
+    token_ids = {text: await engine.tokenize([PromptSegment(text)]) for text in control}
+    delimiters = [token_ids[text] for text in control[:2]]
+    if name == "mistral":  # its calls end where others begin, or with the turn
+        delimiters[1] = ()
+    start, end = delimiters or ((), ())
+    return ToolLayout(name, token_ids, ThinkingTokens((), (), (), (), start, end))
 
 
 def _delimiters(spec: ThinkingSpec) -> tuple[str, ...]:

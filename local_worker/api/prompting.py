@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from local_worker.api import translate
 from local_worker.api.jobs import tokenize_prompt
+from local_worker.api.messages import messages_of
 from local_worker.prompts import closed_thought
 from local_worker.types import PromptSegment
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from local_worker.api.schemas import ChatBody
     from local_worker.api.state import ApiState
     from local_worker.catalog.schema import Probe, ThinkingSpec
+
+    Shown = Sequence[Mapping[str, object]]
 
 
 class Prompt(NamedTuple):
@@ -26,9 +31,10 @@ class Prompt(NamedTuple):
 class Prompter:
     """Makes the prompts of one request, each once."""
 
-    def __init__(self, state: ApiState, body: ChatBody) -> None:
+    def __init__(self, state: ApiState, body: ChatBody, tools: Shown = ()) -> None:
         self._state = state
         self._body = body
+        self._tools = tools
         self._made: dict[str, Prompt] = {}
 
     async def prompt(self, level: str, *, thinking: bool) -> Prompt:
@@ -37,7 +43,7 @@ class Prompter:
         key = repr(variables)
         if key not in self._made:
             template = self._state.model.chat_template()
-            segments = template.render(self._messages, variables)
+            segments = template.render(self._messages, variables, tools=self._tools)
             self._made[key] = await self._tokenized(segments)
         return self._made[key]
 
@@ -58,16 +64,19 @@ class Prompter:
         variables = self._variables(level, thinking=True)
         template, messages = self._state.model.chat_template(), self._messages
         if probe.suffix is not None:
-            segments = template.render(messages, variables, generation_prompt=False)
+            segments = template.render(
+                messages, variables, tools=self._tools, generation_prompt=False
+            )
             return await self._tokenized((*segments, PromptSegment(probe.suffix)))
         spec = self._spec()
-        segments = template.render(with_question(messages, probe.question), variables)
+        asked = with_question(messages, probe.question)
+        segments = template.render(asked, variables, tools=self._tools)
         closer = closed_thought(segments, spec.start, spec.close)
         return await self._tokenized((*segments, closer))
 
     @cached_property
     def _messages(self) -> list[dict[str, Any]]:
-        return translate.messages_of(self._body.messages)
+        return messages_of(self._body.messages)
 
     def _variables(self, level: str, *, thinking: bool) -> dict[str, Any]:
         spec = self._state.model.card.thinking

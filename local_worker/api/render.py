@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from local_worker.api.choices import Choice
+    from local_worker.api.tools import CallReader
     from local_worker.economics.books import Bill, Order
     from local_worker.reasoning.effort import EffortChoice
     from local_worker.reasoning.routing import Decision
@@ -123,26 +124,47 @@ def _costs(bill: Bill) -> Json:
     }
 
 
-def chat_response(head: Head, choices: Sequence[Choice], usage: Json, effort: EffortReport) -> Json:
+def chat_response(
+    head: Head,
+    choices: Sequence[Choice],
+    readers: Sequence[CallReader | None],
+    usage: Json,
+    effort: EffortReport,
+) -> Json:
     """The whole answer of a request that does not stream."""
     return head.object(
         "chat.completion",
         choices=[
             {
                 "index": index,
-                "message": _message(choice),
+                "message": _message(choice, reader),
                 "logprobs": chat_logprobs(choice.logprobs),
-                "finish_reason": str(choice.ended.reason),
+                "finish_reason": finish_reason(choice, reader),
             }
-            for index, choice in enumerate(choices)
+            for index, (choice, reader) in enumerate(zip(choices, readers, strict=True))
         ],
         usage=usage,
         reasoning=effort.ended(choices),
     )
 
 
-def _message(choice: Choice) -> Json:
-    message: Json = {"role": "assistant", "content": choice.content, "refusal": None}
+def finish_reason(choice: Choice, reader: CallReader | None) -> str:
+    """Why a choice ended; its calls have been read."""
+    reason = str(choice.ended.reason)
+    return reason if reader is None else reader.finish_reason(reason)
+
+
+def _message(choice: Choice, reader: CallReader | None) -> Json:
+    content: str | None = choice.content
+    if reader is not None:
+        deltas = [*reader.feed(choice.calls), *reader.end()]
+        no_calls = "".join(delta.get("content", "") for delta in deltas)
+        # The line ends between calls are nobody's text.
+        content = (choice.content.rstrip() if reader.calls else choice.content) + no_calls
+        content = content or (None if reader.calls else "")
+    message: Json = {"role": "assistant", "content": content, "refusal": None}
+    if reader is not None and reader.calls:
+        message["tool_calls"] = reader.calls
     if choice.reasoning:
         message |= {"reasoning_content": choice.reasoning, "reasoning": choice.reasoning}
     return message
@@ -154,14 +176,20 @@ def chat_chunk(head: Head, index: int, delta: Json, **more: object) -> Json:
     return head.object("chat.completion.chunk", choices=[{**choice, **more}])
 
 
-def chat_deltas(output: StepOutput) -> list[tuple[Json, list[TokenLogprob]]]:
+def chat_deltas(
+    output: StepOutput, reader: CallReader | None = None
+) -> list[tuple[Json, list[TokenLogprob]]]:
     """The deltas of one step, logprobs attached to the (last) content among them."""
     deltas: list[tuple[Json, list[TokenLogprob]]] = []
     for delta in output.deltas:
         if delta.channel is Channel.REASONING:
             deltas.append(({"reasoning_content": delta.text, "reasoning": delta.text}, []))
-        else:
+        elif delta.channel is Channel.TOOL_CALL:
+            deltas += [(found, []) for found in reader.feed(delta.text)] if reader else []
+        elif reader is None or not reader.calls or not delta.text.isspace():
             deltas.append(({"content": delta.text}, []))
+    if output.finish is not None and reader is not None:
+        deltas += [(found, []) for found in reader.end()]
     if output.logprobs:
         if not deltas or "content" not in deltas[-1][0]:
             deltas.append(({"content": ""}, []))

@@ -86,7 +86,14 @@ async def decide(state: ApiState, router: Router, asking: Asking) -> Routed:
     body = asking.body
     prompt = await asking.prompter.prompt(ASKED_AT, thinking=True)
     wanted = body.response_format.type if body.response_format else "text"
-    facts = Facts(body.model, wanted, len(prompt.token_ids), body.metadata or {})
+    facts = Facts(
+        body.model,
+        wanted,
+        len(prompt.token_ids),
+        body.metadata or {},
+        tools=bool(body.tools) and body.tool_choice != "none",
+        after_tool=body.messages[-1].role == "tool",
+    )
     ruled = by_rule(router.rules, facts)
     if ruled is not None:
         return Routed(ruled)

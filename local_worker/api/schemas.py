@@ -23,13 +23,13 @@ IGNORED = frozenset(
 """Fields without an influence on the text: taken and not looked at."""
 
 UNSUPPORTED = {
-    "tools": "tool calls", "functions": "tool calls", "function_call": "tool calls",
+    "functions": "functions (send them as 'tools')",
+    "function_call": "functions (send 'tools' and 'tool_choice')",
     "guided_decoding_backend": "another grammar engine", "structural_tag": "a structural tag",
     "whitespace_pattern": "its own white space", "guided_whitespace_pattern": "its own white space",
     "disable_any_whitespace": "its own white space",
     "audio": "audio output", "web_search_options": "web search",
     "prediction": "predicted output", "suffix": "filling in the middle",
-    "tool_calls": "tool calls", "tool_call_id": "tool calls", "tool_choice": "tool calls",
     "image_url": "an image (only text is served, and no URL is ever fetched)",
     "input_audio": "audio", "video_url": "a video", "file": "a file",
 }  # fmt: skip
@@ -38,7 +38,7 @@ B = TypeVar("B", bound="Body")
 T = TypeVar("T")
 INT64 = 2**63
 _SHOWN_CHARACTERS = 80
-_TYPE_NAMES = frozenset({"str", "int", "float", "bool", "list"})
+_TYPE_NAMES = frozenset({"str", "int", "float", "bool", "list", "dict", "NamedTool"})
 """Names of union members, which pydantic puts into an error's path."""
 Text = Annotated[str, Field(strict=True)]
 # Without it, a list of a million wrong items costs a million error objects.
@@ -73,6 +73,22 @@ class ContentPart(Body):
     text: Text | None = None
 
 
+class FunctionCall(Body):
+    """What was called: the arguments are a JSON object, as a text or as it is."""
+
+    name: Text
+    arguments: Text | dict[str, Any] = ""
+
+
+class ToolCall(Body):
+    """A call in an assistant's message."""
+
+    id: Text | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+    index: int | None = None
+
+
 class Message(Body):
     """One chat message."""
 
@@ -80,6 +96,37 @@ class Message(Body):
     content: Text | FailFast[ContentPart] | None = None
     reasoning_content: Text | None = None
     reasoning: Text | None = None
+    tool_calls: FailFast[ToolCall] | None = None
+    tool_call_id: Text | None = None
+
+
+class FunctionDefinition(Body):
+    """A function that the model may call."""
+
+    name: Text
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolDefinition(Body):
+    """A tool; only functions are served."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class NamedFunction(Body):
+    """The name of one."""
+
+    name: Text
+
+
+class NamedTool(Body):
+    """A `tool_choice` that leaves no choice."""
+
+    type: Literal["function"]
+    function: NamedFunction
 
 
 class Reasoning(Body):
@@ -176,6 +223,9 @@ class ChatBody(GenerationBody):
     enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     early_exit: bool | None = None
+    tools: FailFast[ToolDefinition] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class CompletionBody(GenerationBody):
@@ -278,8 +328,6 @@ def _says_nothing(name: str, value: object) -> bool:
     """Values that only spell out what happens anyway."""
     return (
         value in ([], {})
-        or (name == "tool_choice" and value in ("none", "auto"))
-        or name
-        in ("parallel_tool_calls", "name", "refusal", "annotations", "continuous_usage_stats")
+        or name in ("name", "refusal", "annotations", "continuous_usage_stats")
         or (name == "modalities" and value == ["text"])
     )

@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from local_worker.errors import ContextLengthError, InvalidParameterError
-from local_worker.prompts import system_first
 from local_worker.reasoning.effort import EffortRequest
 from local_worker.types import SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from local_worker.api.schemas import ChatBody, GenerationBody, Message
+    from local_worker.api.schemas import ChatBody, GenerationBody
     from local_worker.catalog.schema import Sampling, ThinkingSpec
     from local_worker.types import EngineInfo
 
@@ -53,7 +52,7 @@ def asked_effort(body: ChatBody) -> AskedEffort:
     Raises:
         InvalidParameterError: two fields say different things.
     """
-    effort, effort_field = _one_of(
+    effort, effort_field = one_of(
         {
             "reasoning_effort": body.reasoning_effort,
             "reasoning.effort": body.reasoning.effort if body.reasoning else None,
@@ -61,7 +60,7 @@ def asked_effort(body: ChatBody) -> AskedEffort:
             "chat_template_kwargs.reasoning_effort": _kwarg(body, "reasoning_effort", str),
         }
     )
-    budget, budget_field = _one_of(
+    budget, budget_field = one_of(
         {
             "reasoning_budget_tokens": body.reasoning_budget_tokens,
             "thinking_budget": body.thinking_budget,
@@ -71,7 +70,7 @@ def asked_effort(body: ChatBody) -> AskedEffort:
             "thinking.budget_tokens": body.thinking.budget_tokens if body.thinking else None,
         }
     )
-    switch, switch_field = _one_of(
+    switch, switch_field = one_of(
         {
             "enable_thinking": body.enable_thinking,
             "chat_template_kwargs.enable_thinking": _kwarg(body, "enable_thinking", bool),
@@ -89,7 +88,12 @@ def asked_effort(body: ChatBody) -> AskedEffort:
     return AskedEffort(request, budget_field or effort_field or switch_field)
 
 
-def _one_of(fields: dict[str, Any]) -> tuple[Any, str | None]:
+def one_of(fields: dict[str, Any]) -> tuple[Any, str | None]:
+    """What fields that mean the same say, and the first one that says it.
+
+    Raises:
+        InvalidParameterError: they say different things.
+    """
     given = {name: value for name, value in fields.items() if value is not None}
     names = list(given)
     for name in names[1:]:
@@ -146,50 +150,6 @@ def template_variables(
     if native is not None:
         variables["reasoning_effort"] = native
     return variables
-
-
-def messages_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as templates expect them: content is one text, `developer` is `system`.
-
-    Raises:
-        InvalidParameterError: a role, part or message that cannot be served.
-    """
-    plain: list[dict[str, Any]] = []
-    for index, message in enumerate(messages):
-        place = f"messages[{index}]"
-        if message.role in ("tool", "function"):
-            raise InvalidParameterError(
-                "tool messages need tool calls, which this version does not have",
-                param=f"{place}.role",
-            )
-        entry: dict[str, Any] = {"role": message.role, "content": _text_of(message, place)}
-        thought, _ = _one_of(
-            {
-                f"{place}.reasoning_content": message.reasoning_content,
-                f"{place}.reasoning": message.reasoning,
-            }
-        )
-        if thought is not None:
-            entry["reasoning_content"] = thought
-        plain.append(entry)
-    return system_first(plain)
-
-
-def _text_of(message: Message, place: str) -> str:
-    content = message.content
-    if content is None:
-        raise InvalidParameterError(f"'{place}.content' is missing", param=f"{place}.content")
-    texts = [content] if isinstance(content, str) else []
-    for index, part in enumerate(content if isinstance(content, list) else []):
-        if part.type not in ("text", "input_text") or part.text is None:
-            raise InvalidParameterError(
-                f"a part of type {part.type!r} cannot be served; only text can",
-                param=f"{place}.content[{index}].type",
-            )
-        texts.append(part.text)
-    for text in texts:
-        check_text(text, f"{place}.content")
-    return "\n".join(texts)
 
 
 def check_text(text: str, param: str) -> None:
@@ -259,7 +219,7 @@ def sampling_params(body: GenerationBody, facts: SamplingFacts) -> SamplingParam
         value = given if given is not None else getattr(facts.defaults, name, None)
         return fallback if value is None else value
 
-    repeat, _ = _one_of(
+    repeat, _ = one_of(
         {"repeat_penalty": body.repeat_penalty, "repetition_penalty": body.repetition_penalty}
     )
     return SamplingParams(
@@ -335,7 +295,7 @@ def chat_logprobs(body: ChatBody) -> int | None:
 
 def chat_max_tokens(body: ChatBody) -> tuple[int | None, str]:
     """The output limit and the name of the field it came in."""
-    value, name = _one_of(
+    value, name = one_of(
         {"max_completion_tokens": body.max_completion_tokens, "max_tokens": body.max_tokens}
     )
     return value, name or "max_completion_tokens"

@@ -105,6 +105,9 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="llama.cpp: milliseconds between a stream's tokens that prompts beside it may cause; "
         "0 sets no limit (default: two decode steps)")  # fmt: skip
     add("--max-tokens-per-step", type=int, metavar="N", help="token budget of one decode step")
+    add("--prompt-lookup", choices=("on", "off"), default="on",
+        help="llama.cpp: guess tokens that were there before, and compute them along with the next "
+        "one, where that pays (default: on)")  # fmt: skip
 
 
 def _add_vllm_arguments(parser: argparse.ArgumentParser) -> None:
@@ -300,6 +303,7 @@ def _overrides(options: argparse.Namespace) -> Overrides:
         cache_dir=None if options.cache_dir is None else options.cache_dir.expanduser().resolve(),
         max_kept_bytes=_kept_bytes(options),
         kv_layout=options.kv_layout,
+        prompt_lookup=options.prompt_lookup == "on",
         engine=options.engine,
         vllm=VllmWish(
             parallel=_parallel(options),

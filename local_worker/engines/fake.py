@@ -16,6 +16,7 @@ from local_worker.errors import InvalidParameterError
 from local_worker.occupancy import Occupancy
 from local_worker.reasoning.turn import Turn
 from local_worker.types import (
+    ClosedBy,
     EngineInfo,
     EngineStats,
     Finish,
@@ -40,9 +41,14 @@ STEP_SECONDS = 0.001
 """What it says that it computes for a token."""
 
 TEMPLATE = """\
+{%- if tools %}{{ '<|im_start|>tools\\n' + (tools | tojson) + '<|im_end|>\\n' }}{% endif %}
 {%- for message in messages %}
 {%- if message.content == 'RAISE' %}{{ raise_exception('told to') }}{% endif %}
-{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{{- '<|im_start|>' + message.role + '\\n' + message.content }}
+{%- for call in message.tool_calls or [] %}
+{{- '<tool_call>' + (call.function | tojson) + '</tool_call>' }}
+{%- endfor %}
+{{- '<|im_end|>\\n' }}
 {%- endfor %}
 {{- '<|im_start|>assistant\\n' }}
 {%- if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}
@@ -162,7 +168,7 @@ class FakeEngine:
         self.requests.append(request)
         prompt = await self.detokenize(request.prompt_token_ids)
         script = [*encode(self.script.reply(prompt)), END]
-        turn = Turn(request)
+        turn = Turn(request, spell=piece)
         turn.begin()
         if turn.is_full:
             full = Finish(FinishReason.LENGTH, turn.closed_by)
@@ -203,6 +209,8 @@ class FakeEngine:
             token_id, piece(token_id), ends_generation=token_id == END, logprob=logprob
         )
         taken = ((token_id,) if step.accepted else ()) + step.force
+        if not step.accepted and (not taken or turn.closed_by is ClosedBy.TOOL_CALL):
+            script.insert(0, token_id)  # the answer begins here, and it is said again
         trace = Trace(taken, piece(token_id), turn.thinks, Start(0.0, 0.0, 0) if first else None)
         finish = None
         if step.finish is not None:

@@ -52,6 +52,7 @@ class Kind(Enum):
 
     REASONING = auto()
     CONTENT = auto()
+    TOOL_CALL = auto()
     DELIMITER = auto()
 
 
@@ -118,6 +119,7 @@ class BudgetMachine:
         self._tail = b""
         self._in_tool_call = False
         self._starts_inside = params.starts_inside
+        self._calls_apart = params.calls_apart
         # A family that puts a header before its answer says by it that the answer begins.
         self.answers = params.budget == 0 and not params.tokens.silent
 
@@ -185,8 +187,8 @@ class BudgetMachine:
         """The sequence ends: what was held as a possible delimiter is text after all."""
         if self.inside:
             self.closed_by = ClosedBy.MAX_TOKENS
-        kind = Kind.REASONING if self.inside else Kind.CONTENT
-        return self._release(kind, len(self._held))
+        kind = Kind.TOOL_CALL if self._in_tool_call else Kind.CONTENT
+        return self._release(Kind.REASONING if self.inside else kind, len(self._held))
 
     # -- outside a thought -------------------------------------------------------------------
 
@@ -200,7 +202,7 @@ class BudgetMachine:
             return Verdict(True, labelled)
         if matched is tokens.tool_start:
             self._in_tool_call = True
-            return Verdict(True, labelled + self._release(Kind.CONTENT, len(matched)))
+            return Verdict(True, labelled + self._release(Kind.TOOL_CALL, len(matched)))
         labelled += self._release(Kind.DELIMITER, len(matched))
         if matched is tokens.start:
             return Verdict(True, labelled, self._open())
@@ -210,12 +212,12 @@ class BudgetMachine:
     def _tool_call_step(self, token: Token) -> Verdict:
         tokens = self._tokens
         patterns = (tokens.tool_end, tokens.end, tokens.start)
-        labelled, matched = self._match(token, patterns, Kind.CONTENT)
+        labelled, matched = self._match(token, patterns, Kind.TOOL_CALL)
         if matched is None:
             return Verdict(True, labelled)
         if matched is tokens.tool_end:
             self._in_tool_call = False
-            return Verdict(True, labelled + self._release(Kind.CONTENT, len(matched)))
+            return Verdict(True, labelled + self._release(Kind.TOOL_CALL, len(matched)))
         # A thought's delimiter in a call's arguments is no text; nothing is forced there, either.
         return Verdict(True, labelled + self._release(Kind.DELIMITER, len(matched)))
 
@@ -231,6 +233,9 @@ class BudgetMachine:
     # -- inside a thought --------------------------------------------------------------------
 
     def _inside_step(self, token: Token) -> Verdict:
+        if self._calls_apart and self._tokens.tool_start == (token.token_id,):
+            labelled = self._release(Kind.REASONING, len(self._held))
+            return Verdict(False, labelled, self._force(ClosedBy.TOOL_CALL))
         refusal = self._refuse(token)
         if refusal is not None and not self._completes_delimiter(token.token_id):
             labelled = self._release(Kind.REASONING, len(self._held))
@@ -273,7 +278,7 @@ class BudgetMachine:
         if matched is self._tokens.tool_start:
             self._in_tool_call = True
             self.closed_by = ClosedBy.TOOL_CALL
-            return self._release(Kind.CONTENT, len(matched))
+            return self._release(Kind.TOOL_CALL, len(matched))
         self.closed_by = ClosedBy.MODEL
         self.answers = not self._tokens.silent
         return self._release(Kind.DELIMITER, len(matched))

@@ -31,6 +31,8 @@ class Facts:
     response_format: str
     prompt_tokens: int
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    tools: bool = False
+    after_tool: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ def _fits(when: When, facts: Facts) -> bool:
     return (
         when.model in (None, facts.model)
         and when.response_format in (None, facts.response_format)
+        and when.tools in (None, facts.tools)
+        and when.after_tool in (None, facts.after_tool)
         and (when.prompt_tokens_above is None or facts.prompt_tokens > when.prompt_tokens_above)
         and (when.prompt_tokens_below is None or facts.prompt_tokens < when.prompt_tokens_below)
         and all(facts.metadata.get(key) == value for key, value in when.metadata.items())

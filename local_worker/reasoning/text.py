@@ -96,6 +96,14 @@ class TextStream:
             return self._stops.flush() + text
         return self._stops.feed(text)
 
+    def leave_content(self) -> str:
+        """Something else follows: text that was held for a stop string."""
+        return self._stops.flush()
+
+    def call(self, piece: bytes) -> str:
+        """Text of a tool call that can be shown after this piece."""
+        return self._decoders[Channel.TOOL_CALL].decode(piece)
+
     def close_thought(self) -> None:
         """A thought has ended: what follows is apart from it."""
         self._thought_seen = True

@@ -13,6 +13,8 @@ from local_worker.reasoning.text import TextStream
 from local_worker.types import Channel, ClosedBy, FinishReason, TextDelta
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from local_worker.types import GenerationRequest, TokenLogprob
 
 
@@ -68,14 +70,25 @@ class Turn:
     `num_tokens` counts what became part of the sequence: sampled and forced. It never exceeds the
     request's max_tokens: a forced closer that does not fit any more ends the turn as `LENGTH`.
 
+    Args:
+        request: whose output it is.
+        guide: where its answer is in the grammar.
+        spell: the text of a control token.
+
     Attributes:
         complete: whether the grammar lets nothing follow.
         num_jumped_tokens: of the answer, that its grammar left no choice about.
     """
 
-    def __init__(self, request: GenerationRequest, guide: Guide | None = None) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        guide: Guide | None = None,
+        spell: Callable[[int], bytes] = lambda _: b"",
+    ) -> None:
         self._request = request
         self._guide = guide
+        self._spell = spell
         self._after_close = _after_close(request)
         self._machine = _machine(request)
         inside = request.thinking is not None and request.thinking.starts_inside
@@ -201,7 +214,8 @@ class Turn:
             taken.append(token.token_id)
             self.num_tokens += 1
             self.num_jumped_tokens += 1
-            self._show(Kind.CONTENT, token)
+            for kind, labelled in self._judge(token, ends=False).labelled:
+                self._show(kind, labelled)
         self.complete = stretch.complete
         return tuple(taken)
 
@@ -221,14 +235,19 @@ class Turn:
         return True
 
     def _judge(self, token: Token, ends: bool) -> Verdict:
-        if self._machine is None or self.follows_grammar:
+        plain = self.follows_grammar and not self._request.calls_tools
+        if self._machine is None or plain:
             return Verdict(True, () if ends else ((Kind.CONTENT, token),))
         return self._machine.end_of_generation() if ends else self._machine.step(token)
 
     def _show(self, kind: Kind, token: Token) -> None:
         if kind is Kind.REASONING:
             self._add(Channel.REASONING, self._text.reasoning(token.piece))
-        elif kind is Kind.CONTENT:
+        elif kind is Kind.TOOL_CALL and self._request.calls_tools:
+            self._add(Channel.CONTENT, self._text.leave_content())
+            piece = token.piece or self._spell(token.token_id)
+            self._add(Channel.TOOL_CALL, self._text.call(piece))
+        elif kind in (Kind.CONTENT, Kind.TOOL_CALL):
             if token.logprob is not None:
                 self._logprobs.append(token.logprob)
             search = self.num_tokens >= self._request.sampling.min_tokens
@@ -291,7 +310,7 @@ def _machine(request: GenerationRequest) -> BudgetMachine | None:
     thinking = request.thinking
     if thinking is None:
         return None
-    if request.grammar is not None:
+    if request.grammar is not None and not request.calls_tools:
         # A call could only be the answer, and what the answer is says the grammar.
         thinking = replace(thinking, tokens=replace(thinking.tokens, tool_start=(), tool_end=()))
     return BudgetMachine(thinking)

@@ -19,6 +19,21 @@ def assert_error(response, status, param, words):
     assert words in error["message"]
 
 
+def tool(name, parameters=None):
+    return {"type": "function", "function": {"name": name, "parameters": parameters or {}}}
+
+
+def named(name):
+    return {"type": "function", "function": {"name": name}}
+
+
+def called(arguments):
+    return {"id": "c", "type": "function", "function": {"name": "a", "arguments": arguments}}
+
+
+CALL = called("{}")
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
@@ -29,7 +44,36 @@ def assert_error(response, status, param, words):
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing"),
         ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content", "string"),
         ({"messages": [{"role": "judge", "content": "x"}]}, "messages[0].role", "'system'"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "tool calls"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "missing"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "a"}]},
+         "messages[0].tool_call_id", "no message before"),
+        ({"messages": [{"role": "user", "content": "x", "tool_call_id": "a"}]},
+         "messages[0].tool_call_id", "role 'tool'"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role", "role 'tool'"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]},
+         "messages[0].tool_calls", "role 'assistant'"),
+        ({"messages": [{"role": "assistant", "tool_calls": [called("{")]}]},
+         "messages[0].tool_calls[0].function.arguments", "not valid JSON"),
+        ({"messages": [{"role": "assistant", "tool_calls": [called("[1]")]}]},
+         "messages[0].tool_calls[0].function.arguments", "a JSON object"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"type": "function"}]}]},
+         "messages[0].tool_calls[0].function", "required"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "required"),
+        ({"tools": [{"type": "web"}]}, "tools[0].type", "function"),
+        ({"tools": [tool("a b")]}, "tools[0].function.name", "letters"),
+        ({"tools": [tool("")]}, "tools[0].function.name", "letters"),
+        ({"tools": [tool("a"), tool("b"), tool("a")]}, "tools[2].function.name", "another tool"),
+        ({"tools": [tool("a", {"type": "string"})]}, "tools[0].function.parameters.type", "object"),
+        ({"tools": [tool(f"a{i}") for i in range(129)]}, "tools", "at most 128"),
+        ({"tools": [tool("a")], "tool_choice": named("b")}, "tool_choice.function.name",
+         "none of the tools: a"),
+        ({"tools": [tool("a")], "tool_choice": {"type": "function"}}, "tool_choice", "'auto'"),
+        ({"tools": [tool("a")], "tool_choice": "always"}, "tool_choice", "auto"),
+        ({"tool_choice": named("b")}, "tool_choice", "needs 'tools'"),
+        ({"tools": [tool("a")], "min_tokens": 3}, "min_tokens", "contradict"),
+        ({"tools": [tool("a")], "guided_regex": "a"}, "guided_regex", "a JSON schema can"),
+        ({"tools": [tool("a", {"properties": {"x" * 300_000: {}}})]}, "tools", "at most"),
+        ({"functions": [{"name": "a"}]}, "functions", "'tools'"),
         ({"messages": [{"role": "user", "content": "RAISE"}]}, "messages", "told to"),
         (
             {"messages": [{"role": "user", "content": [
@@ -94,8 +138,8 @@ def assert_error(response, status, param, words):
         ({"repeat_penalty": 1e-300}, "repeat_penalty", "0.01"),
         ({"messages": [{"role": "assistant", "content": "a", "reasoning": "b",
                         "reasoning_content": "c"}]}, "messages[0].reasoning", "different"),
-        ({"tools": [{"type": "function"}]}, "tools", "tool calls"),
-        ({"tool_choice": "required"}, "tool_choice", "tool calls"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "required"),
+        ({"tool_choice": "required"}, "tool_choice", "needs 'tools'"),
         ({"response_format": {"type": "json"}}, "response_format.type", "json_object"),
         ({"temprature": 1}, "temprature", "not known"),
         ({"stream_options": {"include_usages": True}}, "stream_options.include_usages", "not"),

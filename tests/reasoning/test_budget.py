@@ -179,7 +179,17 @@ def test_a_tool_call_closes_the_thought_and_is_never_forced_into():
     assert force == ()
     assert (m.used, m.closed_by) == (1, ClosedBy.TOOL_CALL)
     kinds = [kind for kind, _ in labelled]
-    assert kinds == ["REASONING"] + ["CONTENT"] * 21 + ["DELIMITER"] + ["CONTENT"] * 2
+    calls = ["TOOL_CALL"] * 21 + ["DELIMITER", "TOOL_CALL"]
+    assert kinds == ["REASONING", *calls, "CONTENT"]
+
+
+def test_where_calls_stay_apart_from_thoughts_the_thought_is_closed_first():
+    m = BudgetMachine(ThinkingParams(QWEN, 9, starts_inside=True, calls_apart=True))
+    m.begin()
+    assert m.step(Token(10, b"a")).accepted
+    verdict = m.step(Token(3, b"<tool_call>"))
+    assert (verdict.accepted, verdict.force) == (False, QWEN.close)
+    assert (m.used, m.closed_by) == (1, ClosedBy.TOOL_CALL)
 
 
 def test_a_thought_opened_twice_counts_and_is_no_text():

@@ -11,7 +11,7 @@ from local_worker.reasoning.routing import (
 )
 from local_worker.rules import EffortRule, When
 
-FACTS = Facts("demo", "json_schema", 500, {"team": "audit", "n": 3})
+FACTS = Facts("demo", "json_schema", 500, {"team": "audit", "n": 3}, tools=True)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,10 @@ FACTS = Facts("demo", "json_schema", 500, {"team": "audit", "n": 3})
         (When(model="other"), False),
         (When(response_format="json_schema"), True),
         (When(response_format="text"), False),
+        (When(tools=True), True),
+        (When(tools=False), False),
+        (When(after_tool=False), True),
+        (When(after_tool=True), False),
         (When(prompt_tokens_above=499), True),
         (When(prompt_tokens_above=500), False),
         (When(prompt_tokens_below=501), True),

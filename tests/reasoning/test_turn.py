@@ -315,3 +315,65 @@ def test_a_token_of_the_thought_is_none_of_the_guides():
     t.step(50, b"hm")
     t.step(2, b"</think>")
     assert guide.taken == []
+
+
+CALLING = ThinkingTokens((1,), (2,), (3, 2), (2,), tool_start=(4,), tool_end=(5,))
+
+
+def calling(guide=None, grammar=None, **more):
+    thinking = ThinkingParams(CALLING, 9, **more)
+    request = GenerationRequest(
+        "r", (9,), 100, thinking=thinking, grammar=grammar, calls_tools=True, stop=("x",)
+    )
+    t = Turn(request, guide, {4: b"<call>", 5: b"</call>"}.__getitem__)
+    t.begin()
+    return t
+
+
+def deltas_of(t, *tokens):
+    return [
+        (str(delta.channel), delta.text)
+        for token_id, piece in tokens
+        for delta in t.step(token_id, piece).deltas
+    ]
+
+
+def test_a_call_goes_out_on_its_own_channel_with_its_delimiters_spelled():
+    found = deltas_of(calling(), (50, b"so "), (4, b""), (50, b"fx()"), (5, b""), (50, b"."))
+    assert found == [
+        ("content", "so "), ("tool_call", "<call>"), ("tool_call", "fx()"),
+        ("tool_call", "</call>"), ("content", "."),
+    ]  # fmt: skip
+
+
+def test_text_that_was_held_for_a_stop_string_comes_before_the_call():
+    t = Turn(
+        GenerationRequest(
+            "r", (9,), 100, thinking=ThinkingParams(CALLING, 9), calls_tools=True, stop=("so not",)
+        ),
+        spell=lambda _: b"<call>",
+    )
+    assert deltas_of(t, (50, b"so "), (4, b"")) == [("content", "so "), ("tool_call", "<call>")]
+
+
+def test_without_tools_a_call_is_text_as_before():
+    t = turn(thinking=True, budget=9)
+    assert run(t, b"<tool_call>", 0)[1] == "<tool_call>"
+
+
+def test_what_a_grammar_leaves_no_choice_about_may_be_a_call():
+    class Calls(Script):
+        def begin(self):
+            return Stretch((Token(4, b""), Token(60, b"f(")))
+
+        def take(self, token_id):
+            return Stretch((Token(61, b")"), Token(5, b"")), complete=True)
+
+    t = calling(Calls(), GRAMMAR, starts_inside=True)
+    t.step(50, b"hm")
+    step = t.step(2, b"</think>")
+    assert step.force == (4, 60)
+    assert [(str(d.channel), d.text) for d in step.deltas] == [("tool_call", "<call>f(")]
+    step = t.step(50, b"1")
+    assert [d.text for d in step.deltas] == ["1)</call>"]
+    assert step.finish is FinishReason.STOP

@@ -9,6 +9,8 @@ import openai
 import pydantic
 import pytest
 
+from local_worker.demo.tools import tools
+
 INVOICE = [{"role": "user", "content": "Add up this invoice.\npens 3x14\ncups 2x9\nlamps 4x5"}]
 
 
@@ -227,3 +229,87 @@ def test_a_form_that_no_answer_can_have_is_refused_with_its_place(client):
             response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
         )
     assert caught.value.param == "response_format.json_schema.schema.properties.a"
+
+
+STOCK = [*tools()]
+
+
+def ask_for_call(client, **fields):
+    question = [{"role": "user", "content": "How many lamps are in stock?"}]
+    fields.setdefault("messages", question)
+    return client.chat.completions.create(
+        model="demo", tools=STOCK, temperature=0, reasoning_effort="none", **fields
+    )
+
+
+def test_a_tool_is_called_and_its_result_answered(client):
+    (choice,) = ask_for_call(client).choices
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls
+    assert call.function.name == "get_stock"
+    assert json.loads(call.function.arguments) == {"item": "lamps"}
+    after = [
+        {"role": "user", "content": "How many lamps are in stock?"},
+        choice.message,
+        {"role": "tool", "tool_call_id": call.id, "content": '{"stock": 31}'},
+    ]
+    (choice,) = ask_for_call(client, messages=after).choices
+    assert choice.finish_reason == "stop"
+    assert "lamps" in choice.message.content
+
+
+def test_a_streamed_call_is_the_same(client):
+    (whole,) = ask_for_call(client).choices[0].message.tool_calls
+    name, arguments, finish, parts = "", "", None, 0
+    for chunk in ask_for_call(client, stream=True):
+        for choice in chunk.choices:
+            finish = choice.finish_reason or finish
+            for part in choice.delta.tool_calls or ():
+                assert part.index == 0
+                name += part.function.name or ""
+                arguments += part.function.arguments or ""
+                parts += 1
+    assert (name, arguments) == (whole.function.name, whole.function.arguments)
+    assert finish == "tool_calls"
+    assert parts > 2
+
+
+@pytest.mark.parametrize("name", ["get_weather", "get_order"])
+def test_the_one_tool_that_is_named_is_called_whatever_is_asked(client, name):
+    choice = {"type": "function", "function": {"name": name}}
+    (found,) = ask_for_call(client, tool_choice=choice, parallel_tool_calls=False).choices
+    (call,) = found.message.tool_calls
+    assert call.function.name == name
+    (kind,) = (type(v) for v in json.loads(call.function.arguments).values())
+    assert kind is (str if name == "get_weather" else int)
+
+
+def test_some_tool_is_called_where_one_has_to_be(client):
+    hello = [{"role": "user", "content": "Say hello to Anna."}]
+    (choice,) = ask_for_call(client, messages=hello, tool_choice="required").choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls
+
+
+def test_calls_come_after_a_thought_within_its_budget(client):
+    answer = client.chat.completions.create(
+        model="demo",
+        messages=[{"role": "user", "content": "How many lamps are in stock?"}],
+        tools=STOCK,
+        temperature=0,
+        extra_body={"reasoning_budget_tokens": 9},
+    )
+    (choice,) = answer.choices
+    assert 0 < answer.usage.completion_tokens_details.reasoning_tokens <= 9
+    assert choice.message.reasoning_content
+    assert choice.message.tool_calls[0].function.name == "get_stock"
+
+
+def test_a_tool_that_is_strict_and_cannot_be_is_refused_with_its_place(client):
+    schema = {"type": "object", "properties": {"a": {"not": {"type": "string"}}}}
+    function = {"name": "f", "parameters": schema, "strict": True}
+    with pytest.raises(openai.BadRequestError, match="not") as caught:
+        client.chat.completions.create(
+            model="demo", messages=ORDER, tools=[{"type": "function", "function": function}]
+        )
+    assert caught.value.param == "tools[0].function.parameters.properties.a"

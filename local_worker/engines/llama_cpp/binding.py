@@ -23,6 +23,7 @@ from local_worker.engines.llama_cpp.native_log import NativeLog
 from local_worker.engines.llama_cpp.placement import expert_overrides
 from local_worker.engines.llama_cpp.prefix_cache import Cut, Share
 from local_worker.engines.llama_cpp.radix import RECURRENT
+from local_worker.engines.llama_cpp.scheduler import MOST_GUESSES
 from local_worker.engines.llama_cpp.shapes import MOST_PADDING
 from local_worker.engines.llama_cpp.states import fresh_memory
 from local_worker.engines.process.vocabulary import structures_a_prompt
@@ -122,7 +123,7 @@ class Llama:
         slots = config.max_num_seqs + config.cache_slots * (2 if self.window else 1)
         self._has_padding_slot = slots < lib.llama_max_parallel_sequences()
         params.n_seq_max = slots = slots + self._has_padding_slot
-        params.n_outputs_max = slots + MOST_PADDING
+        params.n_outputs_max = slots + MOST_PADDING + MOST_GUESSES
         params.n_threads = params.n_threads_batch = config.threads
         params.type_k = params.type_v = _KV_TYPES[config.kv_type]
         params.kv_unified = not separate
@@ -264,6 +265,11 @@ class Llama:
             if count >= 0:
                 return buffer.raw[:count]
             size = -count
+
+    @property
+    def guesses(self) -> bool:
+        """Whether tokens are guessed: a recurrent state cannot go back to before a wrong guess."""
+        return self._config.prompt_lookup and self.window != RECURRENT
 
     @property
     def pads(self) -> bool:

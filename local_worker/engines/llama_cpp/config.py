@@ -25,6 +25,7 @@ class LlamaConfig:
         target_itl: seconds between a stream's tokens that prompts beside it should not exceed;
             None is a multiple of the measured decode step, 0 sets no limit.
         threads: for decoding and prompt chunks alike.
+        prompt_lookup: whether tokens are guessed from what was there before.
         kv_type: of the KV cells, `f16` or `q8_0`.
         gpu_layers: layers on the GPU; -1 is all.
         cpu_moe_layers: layers whose experts stay on the CPU all the same.
@@ -43,6 +44,7 @@ class LlamaConfig:
     max_tokens_per_step: int = 512
     target_itl: float | None = None
     threads: int = 1
+    prompt_lookup: bool = True
     kv_type: str = "f16"
     gpu_layers: int = 0
     cpu_moe_layers: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import time
@@ -14,6 +15,7 @@ from local_worker.engines.llama_cpp.guides import GuideError
 from local_worker.engines.llama_cpp.kept import Drop, Keep, Load
 from local_worker.engines.llama_cpp.laps import Laps
 from local_worker.engines.llama_cpp.layout import Layout
+from local_worker.engines.llama_cpp.lookup import PromptLookup
 from local_worker.engines.llama_cpp.sampling import BadLogitsError, Sampler
 from local_worker.engines.llama_cpp.sequence import CachedSequence, borders
 from local_worker.engines.llama_cpp.states import recast
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
     from local_worker.engines.llama_cpp.batch import Logits
     from local_worker.engines.llama_cpp.binding import Llama
     from local_worker.engines.llama_cpp.guides import GrammarGuide, Guides
+    from local_worker.engines.llama_cpp.plan import Chunk
     from local_worker.engines.llama_cpp.prefix_cache import Operation
-    from local_worker.engines.llama_cpp.scheduler import Chunk, Scheduler
+    from local_worker.engines.llama_cpp.scheduler import Scheduler
     from local_worker.engines.llama_cpp.shapes import StepShapes
     from local_worker.engines.llama_cpp.states import States
     from local_worker.engines.process.channel import Channel
@@ -60,6 +63,7 @@ class EngineLoop:
         self._stopped = False
         self._steps = self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
         self._padding_rows, self._threads = 0, shapes.threads
+        self._guessed = self._right = 0
         self._shapes = shapes
         self._states = states
         self._guides = guides
@@ -149,7 +153,11 @@ class EngineLoop:
             self._padding_rows += choice.padding
             self._threads = choice.threads
         self._steps += 1
-        self._scheduler.pace.observe(decoding, len(rows) - decoding, seconds)
+        pace, more = self._scheduler.pace, len(rows) - decoding
+        if only_decoding and more:
+            pace.observe_more(decoding, more, seconds)
+        else:
+            pace.observe(decoding, more, seconds)
         return computed
 
     def _arrange(self, operations: Iterable[Operation]) -> None:
@@ -196,6 +204,8 @@ class EngineLoop:
             # A model that keeps every token can lend any part of a prompt at any time.
             () if self._llama.window is None else self._checkpoints(request),
             self._guides.guide(request),
+            self._spell,
+            PromptLookup() if self._llama.guesses else None,
         )
         if sequence.reserved_cells > self._llama.kv_capacity:
             message = (
@@ -213,6 +223,9 @@ class EngineLoop:
             request.sampling, self._llama, request.prompt_token_ids
         )
         self._scheduler.add(sequence)
+
+    def _spell(self, token_id: int) -> bytes:
+        return self._llama.piece(token_id, special=True)
 
     def _checkpoints(self, request: GenerationRequest) -> tuple[int, ...]:
         found = borders(request.prompt_token_ids, self._llama.control_ids)
@@ -245,22 +258,37 @@ class EngineLoop:
             if sequence.request.pinned and not sequence.is_prefilling:
                 self._arrange(self._scheduler.pin(sequence))
             if chunk.samples:
-                outputs.append(self._sample(sequence, next(results)))
+                logits = list(itertools.islice(results, 1 + len(chunk.guesses)))
+                outputs += self._sample(chunk, logits)
         return outputs
 
-    def _sample(self, sequence: CachedSequence, logits: Logits) -> StepOutput:
+    def _sample(self, chunk: Chunk, logits: list[Logits]) -> list[StepOutput]:
+        """The next token, and those after it as long as they were guessed."""
+        sequence, guesses = chunk.sequence, chunk.guesses
         sampler, sound = self._samplers[sequence.request.request_id], True
-        try:
-            taken, output = self._draw(sequence, sampler, logits)
-        except (BadLogitsError, GuideError) as error:
-            output, sound = sequence.end(FinishReason.ERROR, time.monotonic(), str(error)), False
-        else:
+        outputs: list[StepOutput] = []
+        right = 0
+        while True:
+            try:
+                taken, output = self._draw(sequence, sampler, logits[right])
+            except (BadLogitsError, GuideError) as error:
+                output = sequence.end(FinishReason.ERROR, time.monotonic(), str(error))
+                taken, sound = (), False
+            outputs.append(output)
             for token in taken:
                 sampler.accept(token)
             self._output_tokens += len(taken)
+            following = guesses[right : right + len(taken)]
+            if output.finish is not None or not taken or taken != following:
+                break
+            right += len(taken)
+        if guesses:
+            self._guessed += len(guesses)
+            self._right += right
+            self._arrange(self._scheduler.guessed(chunk, right))
         if sequence.status is Status.FINISHED:
             self._forget(sequence, keep=sound)
-        return output
+        return outputs
 
     def _draw(
         self, sequence: CachedSequence, sampler: Sampler, logits: Logits
@@ -296,6 +324,8 @@ class EngineLoop:
             cached_tokens=self._cached_tokens,
             output_tokens=self._output_tokens,
             padding_rows=self._padding_rows,
+            guessed_tokens=self._guessed,
+            right_guesses=self._right,
             kv_separate=self._scheduler.layout is Layout.SEPARATE,
             threads=self._threads,
             seconds=self._laps.seconds(),
@@ -312,6 +342,6 @@ def _rows(chunk: Chunk) -> list[Row]:
     assert slot is not None, "a planned sequence has a slot"
     last = len(chunk.token_ids) - 1
     return [
-        Row(token_id, chunk.start + i, slot, chunk.samples and i == last)
-        for i, token_id in enumerate(chunk.token_ids)
+        Row(token_id, chunk.start + i, slot, chunk.samples and i >= last)
+        for i, token_id in enumerate(chunk.token_ids + chunk.guesses)
     ]

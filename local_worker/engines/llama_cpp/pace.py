@@ -28,6 +28,9 @@ SMALLEST_STEP = 128
 TRY_AGAIN = 8
 """Steps after which one of another size is tried."""
 
+USUAL_PRICE = 0.35
+"""Of one more row in a step on a processor, before any was seen, as a share of a token's."""
+
 AS_FAST = 1.08
 """What a token may cost in a smaller step, of what it costs in the best one."""
 
@@ -47,6 +50,7 @@ class Pace:
         self._latest: float | None = None  # of those
         self._steps = 0  # likewise
         self._fixed: float | None = None  # of a chunk beside streams, whatever its length
+        self._price: dict[int, float] = {}  # of one more row beside so many sequences
 
     def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
         """A step has been computed.
@@ -66,6 +70,25 @@ class Pace:
                 self._steps += 1
                 self._alone[size] = mixed(self._alone.get(size), cost, outlier=OUTLIER)
                 self._latest = mixed(self._latest, cost, outlier=OUTLIER)
+
+    def observe_more(self, decoding: int, more: int, seconds: float) -> None:
+        """A step without prompts has computed more than one token of some sequences.
+
+        Args:
+            decoding: sequences in it.
+            more: tokens beyond one for each.
+            seconds: that it took.
+        """
+        plain = self.decode_seconds(decoding)
+        if plain:
+            price = (seconds - plain) / more / (plain / decoding)
+            known = self._price.get(decoding)
+            self._price[decoding] = mixed(known, max(price, 0.02), outlier=OUTLIER)
+
+    def price(self, decoding: int) -> float:
+        """What one more row takes, of what a token takes in a step of so many sequences."""
+        near = min(self._price, key=lambda n: abs(n - decoding), default=None)
+        return USUAL_PRICE if near is None else self._price[near]
 
     def _observe_beside(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
         """A chunk costs something of its own: where cells are separate, another pass over weights.

@@ -17,17 +17,17 @@ tokens: requests that come together with one long system prompt compute it once.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from local_worker.engines.llama_cpp.kept import KeptMatch
 from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser
 from local_worker.engines.llama_cpp.pace import Pace
-from local_worker.engines.llama_cpp.prefix_cache import PrefixCache
+from local_worker.engines.llama_cpp.plan import Chunk, Plan, chunk_of, shares
+from local_worker.engines.llama_cpp.prefix_cache import Cut, PrefixCache
 from local_worker.engines.llama_cpp.radix import Match
 from local_worker.engines.llama_cpp.shapes import fitting
 from local_worker.engines.process.sequence import Status
-from local_worker.engines.process.work import Part
 from local_worker.tokens import common_length
 
 if TYPE_CHECKING:
@@ -40,44 +40,11 @@ if TYPE_CHECKING:
 PATIENCE = 20.0
 """Seconds after which a background request has waited long enough."""
 
+MOST_GUESSES = 16
+"""Rows of guesses in a step at the most: the logits of each need room."""
+
 WORTH_WAITING = 16
 """Tokens that a waiting prompt has to gain from one that is being computed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A stretch of one sequence to compute in a step.
-
-    Attributes:
-        sequence: whose.
-        start: position of the first token.
-        token_ids: the stretch.
-        samples: whether it reaches the sequence's newest token, whose logits give the next one.
-    """
-
-    sequence: CachedSequence
-    start: int
-    token_ids: tuple[int, ...]
-    samples: bool
-
-    def part(self) -> Part:
-        """What of a step it is; to be asked before it counts as computed."""
-        count = len(self.token_ids)
-        prefills = self.sequence.is_prefilling
-        request_id = self.sequence.request.request_id
-        return Part(request_id, count, 0) if prefills else Part(request_id, 0, count)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One step: what to do to the KV buffer first, then what to compute.
-
-    `layout` is set where the buffer is to be made anew instead; nothing is computed then.
-    """
-
-    operations: tuple[Operation, ...]
-    chunks: tuple[Chunk, ...] = ()
-    layout: Layout | None = None
 
 
 class Scheduler:
@@ -214,6 +181,23 @@ class Scheduler:
             done = min(sequence.num_computed_tokens, sequence.num_prompt_tokens)
             self._publish(sequence, sequence.slot, done)
 
+    def guessed(self, chunk: Chunk, right: int) -> tuple[Operation, ...]:
+        """So many of its guesses became part of the sequence; the others leave the KV buffer."""
+        sequence = chunk.sequence
+        assert sequence.slot is not None, "what is computed has a slot"
+        assert sequence.lookup is not None, "somebody has guessed"
+        price = self.pace.price(self.num_decoding)
+        sequence.lookup.judge(len(chunk.guesses), right, sequence.num_tokens, price)
+        sequence.num_computed_tokens += right
+        self._cache.reach(sequence.slot, sequence.num_computed_tokens)
+        wrong = right < len(chunk.guesses)
+        return (Cut(sequence.slot, sequence.num_computed_tokens),) if wrong else ()
+
+    @property
+    def num_decoding(self) -> int:
+        """Running sequences that are past their prompt."""
+        return sum(not sequence.is_prefilling for sequence in self.running)
+
     def _publish(self, sequence: CachedSequence, slot: int, length: int) -> None:
         """Lets others find the first `length` tokens of a slot."""
         token_ids = sequence.token_ids[self._cache.length(slot) : length]
@@ -329,19 +313,26 @@ class Scheduler:
 
     def _chunks(self) -> Iterator[Chunk]:
         decoding = [s for s in self.running if not s.is_prefilling]
-        budget = self._max_tokens_per_step
+        budget, guesses = self._max_tokens_per_step, MOST_GUESSES
+        price = self.pace.price(len(decoding))
         for index, sequence in enumerate(decoding):
             # A long forced stretch must not take the one token that others still need.
             kept_back = len(decoding) - index - 1
             count = min(sequence.num_pending_tokens, budget - kept_back)
             budget -= count
-            yield _chunk(sequence, count)
+            chunk = chunk_of(sequence, count)
+            if chunk.samples and guesses > 0:
+                most = min(guesses, max(1, MOST_GUESSES // len(decoding)), budget - kept_back)
+                found = sequence.guess(most, price)
+                guesses, budget = guesses - len(found), budget - len(found)
+                chunk = replace(chunk, guesses=found)
+            yield chunk
         prefilling = [s for s in self.running if s.is_prefilling]
         taken = self._max_tokens_per_step - budget
         allowed = self.pace.prompt_tokens(len(decoding), budget, max(1, len(prefilling)))
         budget = fitting(taken, allowed)
-        for sequence, count in _shares(prefilling, budget):
-            yield _chunk(sequence, count)
+        for sequence, count in shares(prefilling, budget):
+            yield chunk_of(sequence, count)
 
 
 def _rank(sequence: CachedSequence, now: float) -> int:
@@ -360,28 +351,3 @@ def _still_awaits(sequence: CachedSequence) -> bool:
         return True
     sequence.awaits = None
     return False
-
-
-def _shares(prefilling: list[CachedSequence], budget: int) -> Iterator[tuple[CachedSequence, int]]:
-    """Who computes how much of its prompt: half for the shortest, what is left for the oldest."""
-    counts = dict.fromkeys(prefilling, 0)
-    shortest_first = sorted(prefilling, key=lambda s: s.num_pending_tokens)
-    for sequences, share in ((shortest_first, budget // 2), (prefilling, budget)):
-        left = min(share, budget - sum(counts.values()))
-        for sequence in sequences:
-            more = min(_up_to_checkpoint(sequence) - counts[sequence], left)
-            counts[sequence] += more
-            left -= more
-    return ((sequence, count) for sequence, count in counts.items() if count)
-
-
-def _up_to_checkpoint(sequence: CachedSequence) -> int:
-    done = sequence.num_computed_tokens
-    ahead = [length - done for length in sequence.checkpoints if length > done]
-    return min([sequence.num_pending_tokens, *ahead])
-
-
-def _chunk(sequence: CachedSequence, count: int) -> Chunk:
-    start = sequence.num_computed_tokens
-    token_ids = tuple(sequence.token_ids[start : start + count])
-    return Chunk(sequence, start, token_ids, start + count == sequence.num_tokens)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from local_worker.engines.process.sequence import Sequence
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Container
     from collections.abc import Sequence as Items
 
     from local_worker.engines.llama_cpp.guides import GrammarGuide
+    from local_worker.engines.llama_cpp.lookup import PromptLookup
     from local_worker.types import GenerationRequest
 
 
@@ -23,6 +24,7 @@ class CachedSequence(Sequence):
         slot: its place in the KV buffer while it is running.
         num_computed_tokens: how many of `token_ids` lie in the KV buffer.
         checkpoints: lengths at which a chunk has to end, so that the state there can be kept.
+        lookup: guesses its next tokens; None where nothing is guessed.
         awaits: a running sequence that will hold more of its prompt soon, and how much.
     """
 
@@ -32,8 +34,11 @@ class CachedSequence(Sequence):
         now: float,
         checkpoints: Items[int] = (),
         guide: GrammarGuide | None = None,
+        spell: Callable[[int], bytes] = lambda _: b"",
+        lookup: PromptLookup | None = None,
     ) -> None:
-        super().__init__(request, now, guide)
+        super().__init__(request, now, guide, spell)
+        self.lookup = lookup
         self._guide = guide
         self.slot: int | None = None
         self.num_computed_tokens = 0
@@ -64,6 +69,13 @@ class CachedSequence(Sequence):
     def reserved_cells(self) -> int:
         """KV cells it needs at its longest. Reserved at admission: it can never run out."""
         return self.num_prompt_tokens + self.request.max_tokens
+
+    def guess(self, most: int, price: float) -> tuple[int, ...]:
+        """What may follow its tokens, within what it may still generate; see `lookup`."""
+        left = self.request.max_tokens - self.turn.num_tokens - 1
+        if self.lookup is None or self.turn.may_begin_answer:
+            return ()
+        return self.lookup.guess(self.token_ids, min(most, left), price)
 
     @property
     def lendable_ids(self) -> tuple[int, ...]:

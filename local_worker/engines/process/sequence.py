@@ -13,6 +13,8 @@ from local_worker.reasoning.turn import Turn
 from local_worker.types import Finish, FinishReason, Start, StepOutput, Trace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from local_worker.reasoning.turn import Guide
     from local_worker.types import GenerationRequest, TextDelta, TokenLogprob
 
@@ -34,12 +36,18 @@ class Sequence:
         arrived: time of arrival in the engine.
     """
 
-    def __init__(self, request: GenerationRequest, now: float, guide: Guide | None = None) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        now: float,
+        guide: Guide | None = None,
+        spell: Callable[[int], bytes] = lambda _: b"",
+    ) -> None:
         self.request = request
         self.status = Status.WAITING
         self.token_ids: list[int] = list(request.prompt_token_ids)
         self.num_cached_tokens = 0
-        self.turn = Turn(request, guide)
+        self.turn = Turn(request, guide, spell)
         self._untraced = self.turn.begin()
         self.token_ids.extend(self._untraced)
         self.arrived = now

@@ -29,6 +29,7 @@ _NAMES = {
     GrammarKind.JSON_SCHEMA: "json",
     GrammarKind.REGEX: "regex",
     GrammarKind.GRAMMAR: "grammar",
+    GrammarKind.LARK: "grammar",
 }
 MAX_BIAS = 100.0
 """vLLM clamps a logit bias to this."""

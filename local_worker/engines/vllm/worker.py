@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from contextlib import aclosing, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,9 +78,10 @@ class Sequences:
 
     def submit(self, request: GenerationRequest) -> None:
         """Starts a task for it."""
-        sequence = Sequence(request, time.monotonic())
-        if sequence.turn.is_full:  # the closer of a thought that the template opened took it all
-            self._report(sequence.end(FinishReason.LENGTH, time.monotonic()))
+        spell = partial(self._vocabulary.piece, special=True)
+        sequence = Sequence(request, time.monotonic(), spell=spell)
+        if (over := sequence.turn.over) is not None:  # a thought's closer took all the room
+            self._report(sequence.end(over, time.monotonic()))
             return
         task = self._tasks[request.request_id] = asyncio.create_task(self._run(sequence))
         task.add_done_callback(lambda _: self._forget(sequence))

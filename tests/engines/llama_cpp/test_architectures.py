@@ -315,3 +315,21 @@ async def test_a_pinned_prompt_is_there_for_everybody_and_after_a_restart(model,
         for n in range(3):  # the pin is computed beside these, as soon as there is a process
             await answer(engine, replace(first, request_id=f"{n}", prompt_token_ids=(5, 6, 7, n)))
         assert (await answer(engine, second))[1] >= len(SYSTEM) - 1
+
+
+async def test_guessing_changes_no_token(model, running_llama):
+    """What random models say goes round in circles, which is easy to guess."""
+    found, right = [], []
+    for on in (True, False):
+        options = {"model_path": str(model), "prompt_lookup": on, "kv_layout": "unified"}
+        async with running_llama(**options, max_num_seqs=1) as engine:
+            prompt = (*SYSTEM, *range(20, 60), *range(20, 60))
+            request = GenerationRequest(
+                "r", prompt, 160, SamplingParams(temperature=0, ignore_eos=True), traced=True
+            )
+            outputs = [output async for output in engine.generate(request)]
+            found.append([i for o in outputs if o.trace for i in o.trace.token_ids])
+            right.append(engine.stats().right_guesses)
+    assert len(found[0]) == 160
+    assert found[0] == found[1]
+    assert right[1] == 0

@@ -1,0 +1,190 @@
+"""Gemma 4's notation: `call:name{key:value}`, with a token of its own for quotes."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from local_worker.toolcalls.events import Malformed
+from local_worker.toolcalls.pieces import ArgumentsWriter
+
+if TYPE_CHECKING:
+    from local_worker.toolcalls.events import Event
+
+QUOTE = '<|"|>'
+_START, _END = "<|tool_call>", "<tool_call|>"
+_HEADER = re.compile(r"\s*<\|tool_call>\s*call:([^{]+)\{")
+_LITERAL = re.compile(r"[^,\]}]+")
+_WORDS = {"true": True, "false": False, "null": None, "None": None, "True": True, "False": False}
+_MOST_NESTED = 100
+
+
+class GemmaCalls:
+    """Parses calls. Implements `events.CallParser`.
+
+    Args:
+        streams: whether arguments are given out one by one, as they are complete.
+    """
+
+    def __init__(self, *, streams: bool) -> None:
+        self._streams = streams
+        self._text, self._read = "", 0
+        self._writer: ArgumentsWriter | None = None
+        self._members = _Members()
+
+    def feed(self, text: str) -> list[Event]:
+        """More text; what is certain now."""
+        self._text += text
+        events: list[Event] = []
+        while self._advance(events):
+            pass
+        return events
+
+    def end(self) -> list[Event]:
+        """There is no more text."""
+        text, self._text = self._text, ""
+        given_out = self._writer is not None and self._streams
+        return [] if given_out or not text.strip() else [Malformed(text)]
+
+    def _advance(self, events: list[Event]) -> bool:
+        if self._writer is None:
+            header = _HEADER.match(self._text)
+            if header is None:
+                return self._skip(events)
+            self._read = header.end()
+            self._members = _Members()
+            self._writer = ArgumentsWriter(header[1].strip(), streams=self._streams)
+            events += self._writer.take(closed=False)
+        found, closed = self._members.feed(self._text, self._read)
+        try:
+            for member in found:
+                key, _, value = member.partition(":")
+                self._writer.member(key.strip().removeprefix(QUOTE).removesuffix(QUOTE),
+                                    value_of(value))  # fmt: skip
+        except ValueError:
+            return self._skip(events)
+        events += self._writer.take(closed=False)
+        if closed is None:
+            return False
+        end = self._text.find(_END, closed)
+        if end < 0:
+            return False
+        self._writer.close()
+        events += self._writer.take(closed=True)
+        self._next(end + len(_END))
+        return bool(self._text)
+
+    def _skip(self, events: list[Event]) -> bool:
+        at = self._text.find(_END)
+        if at < 0:
+            return False
+        events.append(Malformed(self._text[: at + len(_END)]))
+        self._next(at + len(_END))
+        return bool(self._text)
+
+    def _next(self, start: int) -> None:
+        self._text, self._read, self._writer = self._text[start:], 0, None
+
+
+class _Members:
+    """Cuts the inside of an object at its commas, while it is being written."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._quoted = False
+        self._start: int | None = None
+        self._at = 0
+        self._closed: int | None = None
+
+    def feed(self, text: str, start: int) -> tuple[list[str], int | None]:
+        """Members that are complete now, and where the object has ended, if it has."""
+        if self._start is None:
+            self._start = self._at = start
+        found: list[str] = []
+        while self._closed is None and self._at < len(text):
+            # A quote may only be half there: it is looked at when it is whole.
+            rest = text[self._at : self._at + len(QUOTE)]
+            if rest != QUOTE and QUOTE.startswith(rest):
+                break
+            self._step(text, rest, found)
+        return found, self._closed
+
+    def _step(self, text: str, rest: str, found: list[str]) -> None:
+        assert self._start is not None, "fed"
+        character = rest[0]
+        if rest == QUOTE:
+            self._quoted = not self._quoted
+            self._at += len(QUOTE)
+            return
+        if not self._quoted:
+            ends = character in ",}" and self._depth == 0
+            if ends and text[self._start : self._at].strip():
+                found.append(text[self._start : self._at])
+            if ends:
+                self._start = self._at + 1
+            if ends and character == "}":
+                self._closed = self._at + 1
+            self._depth += (character in "{[") - (character in "}]" and not ends)
+        self._at += 1
+
+
+def value_of(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """A value in this notation.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value, end = _value(text, 0, 0)
+    if text[end:].strip():
+        raise ValueError(text)
+    return value
+
+
+def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
+    if depth > _MOST_NESTED:
+        raise ValueError("nested too deeply")
+    at += len(text[at:]) - len(text[at:].lstrip())
+    if text.startswith(QUOTE, at):
+        end = text.find(QUOTE, at + len(QUOTE))
+        if end < 0:
+            raise ValueError(text)
+        return text[at + len(QUOTE) : end], end + len(QUOTE)
+    if text.startswith("[", at):
+        return _sequence(text, at + 1, depth)
+    if text.startswith("{", at):
+        return _mapping(text, at + 1, depth)
+    literal = _LITERAL.match(text, at)
+    if literal is None:
+        raise ValueError(text)
+    word = literal[0].strip()
+    return (_WORDS[word] if word in _WORDS else json.loads(word)), literal.end()
+
+
+def _sequence(text: str, at: int, depth: int) -> tuple[list[Any], int]:
+    items: list[Any] = []
+    while not text.startswith("]", at):
+        value, at = _value(text, at, depth + 1)
+        items.append(value)
+        at = _after_comma(text, at, "]")
+    return items, at + 1
+
+
+def _mapping(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
+    members: dict[str, Any] = {}
+    while not text.startswith("}", at):
+        colon = text.find(":", at)
+        if colon < 0:
+            raise ValueError(text)
+        key = text[at:colon].strip().removeprefix(QUOTE).removesuffix(QUOTE)
+        members[key], at = _value(text, colon + 1, depth + 1)
+        at = _after_comma(text, at, "}")
+    return members, at + 1
+
+
+def _after_comma(text: str, at: int, closer: str) -> int:
+    if text.startswith(",", at):
+        return at + 1
+    if not text.startswith(closer, at):
+        raise ValueError(text)
+    return at
