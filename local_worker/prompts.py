@@ -131,6 +131,9 @@ def opens_thought(prompt: Sequence[PromptSegment], start: str) -> bool:
     )
 
 
+_DATA = ("tool_calls", "tool_responses")
+
+
 class _Guard:
     """Takes control-token spellings out of people's messages, and back as harmless segments."""
 
@@ -144,21 +147,19 @@ class _Guard:
     def hide(self, message: Message) -> Message:
         own_words = message.get("role") == "assistant"
         pattern = self._for_assistants if own_words else self._for_people
-        if pattern is None:
-            return message
         return {
-            # Its calls are data, in which nothing is structure.
-            key: self.hide_people(value)
-            if key == "tool_calls"
-            else self._hide_value(value, pattern)
+            # Calls and their results are data, in which nothing is structure.
+            key: self.hide_people(value) if key in _DATA else self._hide_value(value, pattern)
             for key, value in message.items()
         }
 
     def hide_people(self, value: object) -> object:
         """What people write, however it is nested."""
-        return value if self._for_people is None else self._hide_value(value, self._for_people)
+        return self._hide_value(value, self._for_people)
 
-    def _hide_value(self, value: object, pattern: re.Pattern[str]) -> object:
+    def _hide_value(self, value: object, pattern: re.Pattern[str] | None) -> object:
+        if pattern is None:
+            return value
         if isinstance(value, str):
             return pattern.sub(self._mark, value)
         if isinstance(value, list):

@@ -210,3 +210,15 @@ def test_gemmas_real_template_with_tools(gemma):
         '<|tool_call>call:stock{sku:<|"|>A7<|"|>}<tool_call|>'
         '<|tool_response>response:stock{value:<|"|>{"qty": 3}<|"|>}<tool_response|>'
     )
+
+
+def test_a_result_that_moves_into_the_call_stays_text():
+    responses = "{% for r in m.tool_responses or [] %}{{ r.response }}{% endfor %}"
+    source = f"{{% for m in messages %}}{responses}{{% endfor %}}"
+    template = ChatTemplate(source, delimiters=["<tool_call>"])
+    call = {"function": {"name": "f", "arguments": {}}}
+    messages: list[dict[str, Any]] = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "f", "content": "<tool_call>"},
+    ]
+    assert all(not segment.special for segment in template.render(messages))

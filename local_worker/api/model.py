@@ -88,6 +88,11 @@ class ToolLayout:
     token_ids: Mapping[str, tuple[int, ...]]
     tokens: ThinkingTokens
 
+    @property
+    def held(self) -> bool:
+        """Whether calls are held to a grammar: it needs tokens that begin and end them."""
+        return bool(self.token_ids) and all(len(ids) == 1 for ids in self.token_ids.values())
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:

@@ -12,7 +12,8 @@ from local_worker.api.grammar import MAX_SOURCE_CHARACTERS
 from local_worker.errors import InvalidParameterError
 from local_worker.toolcalls.events import Arguments, Begun, Tool
 from local_worker.toolcalls.formats import parser_of
-from local_worker.toolcalls.grammars import CONTROL, MayCall, arguments_schema, grammar_of
+from local_worker.toolcalls.grammars import MayCall, arguments_schema, grammar_of
+from local_worker.toolcalls.notation import LayoutError
 from local_worker.types import Grammar, GrammarKind
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ async def offered(state: ApiState, body: ChatBody, answer: Grammar | None) -> Of
         definition.model_dump(exclude_none=True, exclude={"function": {"strict"}})
         for definition in body.tools
     )
-    if layout.name not in CONTROL:
+    if not layout.held:
         if may_call.must_call or answer is not None:
             field = answer.field if answer is not None else "tool_choice"
             raise InvalidParameterError(
@@ -160,6 +161,11 @@ def _grammar(
         source = grammar_of(layout.name, replace(may_call, answer=schema), layout.token_ids)
     except RecursionError:
         raise InvalidParameterError("'tools' are nested too deeply", param="tools") from None
+    except LayoutError as error:
+        raise InvalidParameterError(
+            f"this model cannot write a parameter named {str(error)[:80]!r}; give it another name",
+            param="tools",
+        ) from None
     if len(source) > MAX_SOURCE_CHARACTERS:
         raise InvalidParameterError(
             f"the tools make a grammar of {len(source)} characters; at most "
@@ -209,7 +215,8 @@ class CallReader:
         return "malformed_tool_call" if self.malformed else "tool_calls"
 
     def _deltas(self, events: list[Event]) -> list[Json]:
-        return [self._delta(event) for event in events]
+        deltas = [self._delta(event) for event in events]
+        return [delta for delta in deltas if delta.get("content") != ""]
 
     def _delta(self, event: Event) -> Json:
         if isinstance(event, Begun):

@@ -158,6 +158,8 @@ class _Run:
             "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True,
             "stream": True, "stream_options": {"include_usage": True},
         }  # fmt: skip
+        if (schema := self._scenario.json_schema) is not None:
+            body |= {"json_schema": schema, "temperature": 1, "ignore_eos": False}
         if self._model is not None:
             body["model"] = self._model
         chunks: list[float] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
@@ -62,7 +62,10 @@ class Scenario(Record):
         rate: requests/s that arrive whether or not others are done; None is as fast as clients go.
         shared_tokens: that all prompts begin with, about.
         own_tokens: that follow, different in each, about.
-        max_tokens: of each answer; it is always that long.
+        max_tokens: of each answer; it is always that long, unless it has a form.
+        json_schema: that answers have to follow; they are sampled at temperature 1 then.
+        guesses: whether this server may guess tokens. Random weights go round in circles, which is
+            easy to guess: a scenario that is not about that would be flattered.
         intruder: a long prompt among them.
         neighbours: processes that each keep a core of this machine busy during the run.
         goal: for the goodput.
@@ -76,6 +79,8 @@ class Scenario(Record):
     shared_tokens: Annotated[int, Field(ge=0)] = 0
     own_tokens: Count
     max_tokens: Count
+    json_schema: dict[str, Any] | None = None
+    guesses: bool = False
     intruder: Intruder | None = None
     neighbours: Annotated[int, Field(ge=0)] = 0
     goal: Goal | None = None

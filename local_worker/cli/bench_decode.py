@@ -94,7 +94,9 @@ def _resolve(options: argparse.Namespace, sizes: list[Size]) -> Resolved:
         )
     # A plan has room for one request of that length; here all have it at once.
     cells = max(cells_of(size, options.steps) for size in sizes)
-    return replace(resolved, config=replace(resolved.config, kv_capacity=max(each, cells)))
+    # Random weights go round in circles, which is easy to guess, and no measure of a step.
+    config = replace(resolved.config, kv_capacity=max(each, cells), prompt_lookup=False)
+    return replace(resolved, config=config)
 
 
 def _peer(options: argparse.Namespace, resolved: Resolved) -> BatchedBench | None:

@@ -95,6 +95,7 @@ def _servers(
         arguments = [
             f"--context={options.context}",
             f"--max-num-seqs={max(8, scenario.concurrency)}",
+            f"--prompt-lookup={'on' if scenario.guesses else 'off'}",
         ]
         start(peers.local_worker(options.model, [*arguments, *options.serve_arg]))
     for peer in options.vs:

@@ -301,6 +301,8 @@ def _after_close(request: GenerationRequest) -> tuple[int, ...]:
     if request.grammar is None or request.thinking is None:
         return ()
     tokens = request.thinking.tokens
+    if tokens.silent:
+        return ()  # it writes a header there, and by that shows that the answer begins
     close, end = tokens.close_after_newline, tokens.end
     starts = [i for i in range(len(close)) if close[i : i + len(end)] == end]
     return close[starts[-1] + len(end) :] if starts else ()

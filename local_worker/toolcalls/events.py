@@ -37,7 +37,10 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """What was meant as a call and is none, as the model wrote it."""
+    """What was meant as a call and is none, as the model wrote it.
+
+    The text is empty where the call was given out before it broke off.
+    """
 
     text: str
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from local_worker.toolcalls.events import Malformed
 from local_worker.toolcalls.pieces import ArgumentsWriter
+from local_worker.toolcalls.scan import json_value
 
 if TYPE_CHECKING:
     from local_worker.toolcalls.events import Event
@@ -44,8 +44,9 @@ class GemmaCalls:
     def end(self) -> list[Event]:
         """There is no more text."""
         text, self._text = self._text, ""
-        given_out = self._writer is not None and self._streams
-        return [] if given_out or not text.strip() else [Malformed(text)]
+        if self._writer is not None and self._streams:
+            return [Malformed("")]  # what there was of it has been given out
+        return [Malformed(text)] if text.strip() else []
 
     def _advance(self, events: list[Event]) -> bool:
         if self._writer is None:
@@ -158,7 +159,7 @@ def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
     if literal is None:
         raise ValueError(text)
     word = literal[0].strip()
-    return (_WORDS[word] if word in _WORDS else json.loads(word)), literal.end()
+    return (_WORDS[word] if word in _WORDS else json_value(word)), literal.end()
 
 
 def _sequence(text: str, at: int, depth: int) -> tuple[list[Any], int]:

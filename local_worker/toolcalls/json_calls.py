@@ -9,7 +9,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from local_worker.toolcalls.events import Arguments, Begun, Malformed
-from local_worker.toolcalls.scan import ObjectScanner
+from local_worker.toolcalls.scan import ObjectScanner, json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,9 @@ class JsonCalls:
         events: list[Event] = []
         if self._state is State.TRAILER:
             self._next("")
-        elif self._text.strip() and not (self._streams and self._state is State.ARGUMENTS):
+        elif self._streams and self._state is State.ARGUMENTS:
+            events.append(Malformed(""))  # what there was of it has been given out
+        elif self._text.strip():
             self._whole(self._text, events)
             self._next("")
         return events
@@ -153,7 +155,7 @@ class JsonCalls:
 def is_object(text: str) -> bool:
     """Whether a text is a JSON object."""
     try:
-        return isinstance(json.loads(text), dict)
+        return isinstance(json_value(text), dict)
     except (ValueError, RecursionError):
         return False
 
@@ -161,7 +163,7 @@ def is_object(text: str) -> bool:
 def _pairs(text: str) -> list[tuple[str, dict[str, Any]]]:
     """Calls in a JSON object or list of them, whatever the order of their keys."""
     try:
-        found = json.loads(text)
+        found = json_value(text)
     except (ValueError, RecursionError):
         return []
     calls = []

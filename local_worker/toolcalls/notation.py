@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from local_worker.toolcalls.qwen_xml import types_of
+from local_worker.toolcalls.qwen_xml import referred, types_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,13 +39,24 @@ class Notation:
         return name
 
 
+class LayoutError(ValueError):
+    """A parameter's name that the layout cannot hold."""
+
+
+def _is_open(schema: Schema) -> bool:
+    """Whether arguments are described otherwise than by their names."""
+    return any(schema.get(k) for k in ("additionalProperties", "anyOf", "oneOf", "allOf", "$ref"))
+
+
 def qwen_parameters(schema: Schema, notation: Notation) -> str:
     """One element for each property, in their order; texts as they are, the rest as JSON."""
     end = "\n</parameter>\n"
 
     def element(key: str, part: Schema) -> str:
+        if not key.strip() or key != key.strip() or set(key) & set(">\n"):
+            raise LayoutError(key)
         head = json.dumps(f"<parameter={key}>\n")
-        types = types_of(part)
+        types = types_of(part, schema)
         texts = _texts(part)
         if texts is not None:
             return f"{head} ({' | '.join(map(json.dumps, texts))}) {json.dumps(end)}"
@@ -60,6 +71,11 @@ def qwen_parameters(schema: Schema, notation: Notation) -> str:
             value = notation.rule(" | ".join([value, *words]))
         return f"{head} {value} {json.dumps(end)}"
 
+    if not _properties(schema) and _is_open(schema):
+        name = f"r{len(notation.rules)}"
+        notation.rules.append(f"{name}[suffix={json.dumps(end)}]: /(.|\\n)*/")
+        element_of_any = notation.rule(f'"<parameter=" /[^>\\n ]+/ ">\\n" {name}')
+        return f"{element_of_any}*"
     return " ".join(
         notation.rule(element(key, part)) + ("" if key in _required(schema) else "?")
         for key, part in _properties(schema).items()
@@ -67,12 +83,16 @@ def qwen_parameters(schema: Schema, notation: Notation) -> str:
 
 
 def _properties(schema: Schema) -> dict[str, Schema]:
-    found = schema.get("properties") or {}
+    found = schema.get("properties")
+    if not isinstance(found, dict):
+        return {}
     return {key: part if isinstance(part, dict) else {} for key, part in found.items()}
 
 
 def _required(schema: Schema) -> frozenset[str]:
-    return frozenset(schema.get("required") or ())
+    names = schema.get("required")
+    named = names if isinstance(names, list) else []
+    return frozenset(name for name in named if isinstance(name, str))
 
 
 def _texts(schema: Schema) -> list[str] | None:
@@ -113,10 +133,12 @@ class _Gemma:
         required = _required(schema)
         keys = sorted(_properties(schema), key=str.lower)
         if not keys:
-            return '"{" "}"' if depth == 0 else self._free_object()
+            return '"{" "}"' if depth == 0 and not _is_open(schema) else self._free_object()
         # What may be left out takes its comma with it: a rule for what follows each member.
         rest = after = '"}"'
         for key in reversed(keys):
+            if not key.strip() or key != key.strip() or set(key) & set(':,{}[]<>"\n'):
+                raise LayoutError(key)
             value = self._rule(self.value(_properties(schema)[key], depth + 1))
             member = f"{json.dumps(key + ':')} {value}"
             first = self._rule(f"{member} {self._rule(after)}")
@@ -130,7 +152,7 @@ class _Gemma:
 
     def _kind(self, name: str, schema: Schema, depth: int) -> str:
         simple = {
-            "string": f"{self._quote} /(.|\\n)*/ {self._quote}",
+            "string": f"{self._quote} {self._text()} {self._quote}",
             "integer": _INTEGER,
             "number": _NUMBER,
             "boolean": '("true" | "false")',
@@ -144,14 +166,18 @@ class _Gemma:
         item = self._rule(self.value(items if isinstance(items, dict) else {}, depth + 1))
         return f'"[" ({item} ("," {item})*)? "]"'
 
+    def _text(self) -> str:
+        """Text that does not spell the quote: only the token itself ends it."""
+        rule = 'QUOTED: /(.|\\n)*/ & ~/(.|\\n)*<\\|"\\|>(.|\\n)*/'
+        if rule not in self._notation.rules:
+            self._notation.rules.append(rule)
+        return "QUOTED"
+
     def _reference(self, reference: str, depth: int) -> str:
         if reference not in self._references:
             name = f"ref{len(self._references)}"
             self._references[reference] = name
-            target: Any = self._root
-            for step in reference.removeprefix("#/").split("/") if reference != "#" else ():
-                target = target.get(step) if isinstance(target, dict) else None
-            found = target if isinstance(target, dict) else {}
+            found = referred(reference, self._root)
             self._notation.rules.append(f"{name}: {self.value(found, depth + 1)}")
         return self._references[reference]
 

@@ -18,12 +18,17 @@ class ArgumentsWriter:
         self._add("{")
 
     def member(self, key: str, value: Any) -> None:  # noqa: ANN401 - any JSON value
-        """Another one."""
+        """Another one.
+
+        Raises:
+            ValueError: the value is infinite, or no number.
+        """
         lead = "" if self._empty else ", "
         self._empty = False
-        self._add(
-            f"{lead}{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
+        name, written = (
+            json.dumps(item, ensure_ascii=False, allow_nan=False) for item in (key, value)
         )
+        self._add(f"{lead}{name}: {written}")
 
     def close(self) -> None:
         """That were all."""

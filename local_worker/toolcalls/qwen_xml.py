@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from local_worker.toolcalls.events import Malformed
 from local_worker.toolcalls.pieces import ArgumentsWriter
+from local_worker.toolcalls.scan import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 
 _END = "</tool_call>"
 _HEADER = re.compile(r"\s*<tool_call>\s*<function=([^>\n]+)>\n?")
-_PARAMETER = re.compile(
-    # A value may hold the closing element itself: what follows tells which one is meant.
-    r"\s*<parameter=([^>\n]+)>\n(.*?)\n</parameter>(?=\s*(?:<parameter=|</function>))",
-    re.DOTALL,
-)
+_PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>\n")
+_CLOSE = "\n</parameter>"
+_FOLLOWS = re.compile(r"\s*(?:<parameter=|</function>)")
 _TRAILER = re.compile(r"\s*</function>\s*</tool_call>")
+_MOST_REFERENCES = 16
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 
 
@@ -37,6 +36,7 @@ class QwenXmlCalls:
         self._tools = tools
         self._streams = streams
         self._text, self._read = "", 0
+        self._searched = 0  # for the end of the present value
         self._name = ""
         self._writer: ArgumentsWriter | None = None
 
@@ -51,8 +51,9 @@ class QwenXmlCalls:
     def end(self) -> list[Event]:
         """There is no more text."""
         text, self._text = self._text, ""
-        given_out = self._writer is not None and self._streams
-        return [] if given_out or not text.strip() else [Malformed(text)]
+        if self._writer is not None and self._streams:
+            return [Malformed("")]  # what there was of it has been given out
+        return [Malformed(text)] if text.strip() else []
 
     def _advance(self, events: list[Event]) -> bool:
         if self._writer is None:
@@ -63,9 +64,11 @@ class QwenXmlCalls:
             self._writer = ArgumentsWriter(self._name, streams=self._streams)
             events += self._writer.take(closed=False)
         if (parameter := _PARAMETER.match(self._text, self._read)) is not None:
-            self._read = parameter.end()
+            value = self._value_text(parameter.end())
+            if value is None:
+                return False
             key = parameter[1].strip()
-            self._writer.member(key, self._value(key, parameter[2]))
+            self._writer.member(key, self._value(key, value))
             events += self._writer.take(closed=False)
             return True
         if (trailer := _TRAILER.match(self._text, self._read)) is not None:
@@ -75,12 +78,32 @@ class QwenXmlCalls:
             return bool(self._text)
         return self._skip(events)
 
+    def _value_text(self, start: int) -> str | None:
+        """The value from there on, if it is whole.
+
+        It may hold the closing element itself. Where it is held to its grammar, that ends with the
+        first one that has a line of its own; elsewhere, what follows tells which one is meant.
+        """
+        close = f"{_CLOSE}\n" if self._streams else _CLOSE
+        # The line end before the value may be the one before the closing element.
+        at = self._text.find(close, max(start, self._searched))
+        while at >= 0 and not self._streams and not _FOLLOWS.match(self._text, at + len(close)):
+            at = self._text.find(close, at + 1)
+        if at < 0:
+            if self._streams:
+                self._searched = max(start, len(self._text) - len(close))
+            return None
+        self._read, self._searched = at + len(close), 0
+        return self._text[start:at]
+
     def _skip(self, events: list[Event]) -> bool:
         """A call that ends without having been one."""
         at = self._text.find(_END, self._read)
         held = self._text.find("<parameter=", self._read)
         if at < 0 or 0 <= held < at:  # inside of a value it is text
             return False
+        if self._writer is not None and self._streams:
+            self._text = self._text[at:]
         events.append(Malformed(self._text[: at + len(_END)]))
         self._next(at + len(_END))
         return bool(self._text)
@@ -90,8 +113,10 @@ class QwenXmlCalls:
 
     def _value(self, key: str, text: str) -> Any:  # noqa: ANN401 - any JSON value
         tool = self._tools.get(self._name)
-        properties = tool.parameters.get("properties", {}) if tool else {}
-        return value_of(text, types_of(properties.get(key)))
+        root = tool.parameters if tool else {}
+        properties = root.get("properties")
+        part = properties.get(key) if isinstance(properties, dict) else None
+        return value_of(text, types_of(part, root))
 
 
 def value_of(text: str, types: frozenset[str]) -> Any:  # noqa: ANN401 - any JSON value
@@ -99,7 +124,7 @@ def value_of(text: str, types: frozenset[str]) -> Any:  # noqa: ANN401 - any JSO
     if types == {"string"}:
         return text
     try:
-        value = _WORDS[text] if text in _WORDS else json.loads(text)
+        value = _WORDS[text] if text in _WORDS else json_value(text)
     except (ValueError, RecursionError):
         return text
     return value if not types or _type_of(value) & types else text
@@ -116,19 +141,33 @@ def _type_of(value: object) -> frozenset[str]:
     return frozenset({names[type(value)]})
 
 
-def types_of(schema: object) -> frozenset[str]:
-    """The types that a schema names; empty where it names none."""
-    if not isinstance(schema, dict):
+def types_of(
+    schema: object, root: Mapping[str, Any] | None = None, depth: int = 0
+) -> frozenset[str]:
+    """The types that a schema names; empty where it names none.
+
+    Args:
+        schema: of a value.
+        root: in which its references are.
+        depth: of references so far.
+    """
+    if not isinstance(schema, dict) or depth > _MOST_REFERENCES:
         return frozenset()
-    named = schema.get("type")
-    if isinstance(named, str):
-        return frozenset({named})
-    if isinstance(named, list):
-        return frozenset(str(name) for name in named)
-    if isinstance(values := schema.get("enum"), list):
-        return frozenset().union(*(_type_of(value) for value in values))
-    if "const" in schema:
-        return _type_of(schema["const"])
-    parts = schema.get("anyOf") or schema.get("oneOf") or []
-    kinds = [types_of(part) for part in parts]
-    return frozenset().union(*kinds) if kinds and all(kinds) else frozenset()
+    if isinstance(reference := schema.get("$ref"), str):
+        return types_of(referred(reference, root or {}), root, depth + 1)
+    if isinstance(named := schema.get("type"), str | list):
+        return frozenset([named] if isinstance(named, str) else map(str, named))
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    if isinstance(values, list):
+        return frozenset().union(*map(_type_of, values))
+    parts = schema.get("anyOf") or schema.get("oneOf")
+    kinds = [types_of(p, root, depth + 1) for p in parts] if isinstance(parts, list) else []
+    return frozenset().union(*kinds) if all(kinds) else frozenset()
+
+
+def referred(reference: str, root: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema at a local reference; empty where there is none."""
+    target: Any = root
+    for step in reference.removeprefix("#").strip("/").split("/") if reference != "#" else ():
+        target = target.get(step) if isinstance(target, dict) else None
+    return target if isinstance(target, dict) else {}

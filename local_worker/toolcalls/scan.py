@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 _OPENING, _CLOSING = "{[", "}]"
+
+
+def json_value(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """A JSON value.
+
+    Raises:
+        ValueError: it is none; `NaN` and infinite numbers are none either.
+        RecursionError: it is nested too deeply.
+    """
+    value = json.loads(text, parse_constant=_refuse)
+    if isinstance(value, float) and abs(value) == float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
 
 
 class ObjectScanner:

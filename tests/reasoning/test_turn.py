@@ -377,3 +377,12 @@ def test_what_a_grammar_leaves_no_choice_about_may_be_a_call():
     step = t.step(50, b"1")
     assert [d.text for d in step.deltas] == ["1)</call>"]
     assert step.finish is FinishReason.STOP
+
+
+def test_a_header_that_the_model_has_written_is_not_written_again():
+    tokens = ThinkingTokens((1, 7), (2,), (2, 6, 7), (2, 6, 7), silent=((6, 7),))
+    t = grammar_turn(inside=True, tokens=tokens)
+    for token_id in (2, 6):
+        t.step(token_id, b"")
+    assert t.step(7, b"").force == ()
+    assert t.follows_grammar

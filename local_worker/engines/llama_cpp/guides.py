@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from local_worker.types import GenerationRequest, Grammar
 
 MOST_COMPILED = 256
-"""Grammars that are kept compiled: more than there are requests between check and start."""
+MOST_SOURCE = 2 << 20
+"""Grammars that are kept compiled, and characters of their sources: 100,000 of them take 5 MiB."""
 
 
 class GuideError(Exception):
@@ -59,6 +60,7 @@ class GrammarGuide:
         token_ids = self._matcher.compute_ff_tokens() if self._jumps else []
         if token_ids:
             self._consume(token_ids)
+        self._check()  # else a grammar that became too complex would look like a complete answer
         tokens = tuple(Token(i, self._piece(i)) for i in token_ids)
         return Stretch(tokens, self._matcher.is_stopped())
 
@@ -73,7 +75,7 @@ class GrammarGuide:
 
     def prepare(self) -> None:
         """Computes what `banned` gives; safe in another thread while nothing else is asked."""
-        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)  # of errors, `banned` tells
         self._banned = np.unpackbits(~mask, bitorder="little").view(bool)[: self._vocab_size]
 
     def banned(self) -> NDArray[np.bool_]:
@@ -139,7 +141,9 @@ class Guides:
         matcher = compiled(grammar, self._known_tokenizer())
         with self._lock:
             self._compiled[key] = matcher
-            while len(self._compiled) > MOST_COMPILED:
+            while len(self._compiled) > MOST_COMPILED or (
+                len(self._compiled) > 1 and sum(len(s) for _, s in self._compiled) > MOST_SOURCE
+            ):
                 self._compiled.popitem(last=False)
         return matcher
 

@@ -20,9 +20,10 @@ from local_worker.engines.llama_cpp.sampling import BadLogitsError, Sampler
 from local_worker.engines.llama_cpp.sequence import CachedSequence, borders
 from local_worker.engines.llama_cpp.states import recast
 from local_worker.engines.process import messages
+from local_worker.engines.process.grammar import GrammarError
 from local_worker.engines.process.sequence import Status
 from local_worker.engines.process.work import Work, split
-from local_worker.types import EngineStats, FinishReason, StepOutput
+from local_worker.types import EngineStats, Finish, FinishReason, StepOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -198,6 +199,14 @@ class EngineLoop:
                 self._stopped = True
 
     def _submit(self, request: GenerationRequest) -> None:
+        try:
+            self._take_in(request)
+        except (GrammarError, GuideError) as error:
+            # It was checked: the grammar has become too complex at its very beginning.
+            finish = Finish(FinishReason.ERROR, error=str(error))
+            self._ended.append(StepOutput(request.request_id, finish=finish))
+
+    def _take_in(self, request: GenerationRequest) -> None:
         sequence = CachedSequence(
             request,
             time.monotonic(),
