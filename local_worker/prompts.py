@@ -94,9 +94,9 @@ class ChatTemplate:
         """
         if self._results_in_calls:
             messages = results_in_calls(messages)
-        guarded = [self._guard.hide(message) for message in messages]
-        offered = {"tools": [self._guard.hide_people(tool) for tool in tools]} if tools else {}
         try:
+            guarded = [self._guard.hide(message) for message in messages]
+            offered = {"tools": [self._guard.hide_people(tool) for tool in tools]} if tools else {}
             text = self._template.render(
                 {
                     **(variables or {}),

@@ -95,7 +95,7 @@ def _calls_of(message: Message, called: dict[str, str], place: str) -> list[dict
 def _arguments_of(given: str | dict[str, Any], param: str) -> dict[str, Any]:
     """Templates write them member by member."""
     if isinstance(given, dict):
-        return given
+        given = json.dumps(given, ensure_ascii=False)
     if not given.strip():
         return {}
     try:
@@ -104,6 +104,7 @@ def _arguments_of(given: str | dict[str, Any], param: str) -> dict[str, Any]:
         raise InvalidParameterError(f"'{param}' is not valid JSON: {error}", param=param) from None
     if not isinstance(found, dict):
         raise InvalidParameterError(f"'{param}' must be a JSON object", param=param)
+    check_text(json.dumps(found, ensure_ascii=False), param)
     return found
 
 

@@ -186,9 +186,11 @@ def chat_deltas(
             deltas.append(({"reasoning_content": delta.text, "reasoning": delta.text}, []))
         elif delta.channel is Channel.TOOL_CALL:
             deltas += [(found, []) for found in reader.feed(delta.text)] if reader else []
-        elif reader is None or not reader.calls or not delta.text.isspace():
-            deltas.append(({"content": delta.text}, []))
+        elif text := delta.text if reader is None else reader.show(delta.text):
+            deltas.append(({"content": text}, []))
     if output.finish is not None and reader is not None:
+        if reader.held and not reader.calls:
+            deltas.append(({"content": reader.held}, []))
         deltas += [(found, []) for found in reader.end()]
     if output.logprobs:
         if not deltas or "content" not in deltas[-1][0]:

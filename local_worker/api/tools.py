@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from local_worker.api.grammar import MAX_SOURCE_CHARACTERS
+from local_worker.api.translate import check_text
 from local_worker.errors import InvalidParameterError
 from local_worker.toolcalls.events import Arguments, Begun, Tool
 from local_worker.toolcalls.formats import parser_of
@@ -111,6 +112,7 @@ def _tools_of(body: ChatBody) -> dict[str, Tool]:
                 f"'{place}.name': there is another tool named {function.name!r}",
                 param=f"{place}.name",
             )
+        check_text(json.dumps(function.model_dump(), ensure_ascii=False), place)
         parameters = function.parameters or {}
         if parameters.get("type", "object") != "object":
             raise InvalidParameterError(
@@ -193,12 +195,21 @@ class CallReader:
     Attributes:
         calls: as OpenAI has them in a message.
         malformed: whether something was meant as a call and is none.
+        held: white space that is only text if more text follows.
     """
 
     def __init__(self, parser: CallParser) -> None:
         self._parser = parser
         self.calls: list[Json] = []
         self.malformed = False
+        self.held = ""
+
+    def show(self, text: str) -> str:
+        """More text beside calls. Returns what can be shown: line ends between calls are not."""
+        text = self.held + text
+        shown = text.rstrip()
+        self.held = text[len(shown) :]
+        return shown
 
     def feed(self, text: str) -> list[Json]:
         """More text of calls. Returns deltas of a message."""

@@ -32,6 +32,7 @@ class GemmaCalls:
         self._text, self._read = "", 0
         self._writer: ArgumentsWriter | None = None
         self._members = _Members()
+        self._broken = False
 
     def feed(self, text: str) -> list[Event]:
         """More text; what is certain now."""
@@ -57,6 +58,8 @@ class GemmaCalls:
             self._members = _Members()
             self._writer = ArgumentsWriter(header[1].strip(), streams=self._streams)
             events += self._writer.take(closed=False)
+        if self._broken:
+            return self._skip(events)
         found, closed = self._members.feed(self._text, self._read)
         try:
             for member in found:
@@ -64,7 +67,8 @@ class GemmaCalls:
                 self._writer.member(key.strip().removeprefix(QUOTE).removesuffix(QUOTE),
                                     value_of(value))  # fmt: skip
         except ValueError:
-            return self._skip(events)
+            self._broken = True
+            return True
         events += self._writer.take(closed=False)
         if closed is None:
             return False
@@ -86,6 +90,7 @@ class GemmaCalls:
 
     def _next(self, start: int) -> None:
         self._text, self._read, self._writer = self._text[start:], 0, None
+        self._broken = False
 
 
 class _Members:

@@ -212,7 +212,7 @@ MISTRAL = JsonLayout(
 HARMONY = JsonLayout(
     header=re.compile(
         r"\s*(?:<\|start\|>assistant)?<\|channel\|>commentary to=functions\.(?P<name>[^\s<]+)\s*"
-        r"(?:<\|constrain\|>\w+)?\s*<\|message\|>\s*(?=\{)"
+        r"(?:(?:<\|constrain\|>)?\w+)?\s*<\|message\|>\s*(?=\{)"
     ),
     trailer=re.compile(r"\s*<\|call\|>"),
     end="<|call|>",

@@ -189,3 +189,33 @@ async def test_a_tool_that_cannot_be_followed_is_named(make_api):
         response = await api.chat(tools=[TOOL])
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "tools[0].function.parameters"
+
+
+@pytest.mark.parametrize("reply", ["I look.\n\n", "\n", "I look. \n{}\n{}\n", "a\n{}"])
+async def test_streamed_and_whole_answers_have_the_same_text(make_api, reply):
+    async with make_api(reply.replace("{}", call())) as api:
+        message, _ = await message_of(api)
+        deltas, _ = await deltas_of(api)
+    assert "".join(d.get("content", "") for d in deltas) == (message["content"] or "")
+
+
+async def test_arguments_that_are_nested_too_deeply_are_the_clients_fault(make_api):
+    arguments = '{"a": ' + "[" * 900 + "]" * 900 + "}"
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}]},
+        {"role": "tool", "tool_call_id": "c", "content": "x"},
+    ]  # fmt: skip
+    async with make_api("x") as api:
+        body = {"messages": messages, "tools": [TOOL]}
+        response = await api.client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+
+
+async def test_an_unpaired_surrogate_in_a_tool_is_named(make_api):
+    async with make_api("x") as api:
+        body = '{"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function", '
+        body += '"function": {"name": "f", "parameters": {"description": "\\ud800"}}}]}'
+        response = await api.client.post("/v1/chat/completions", content=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "tools[0].function"

@@ -217,3 +217,14 @@ def test_a_malformed_call_says_what_it_was():
     assert parser_of("gemma", {}, streams=True).feed("<|tool_call>?<tool_call|>") == [
         Malformed("<|tool_call>?<tool_call|>")
     ]
+
+
+@pytest.mark.parametrize("text", ["call:f{a:b:1,c:2}", "call:f{a:oops}"])
+def test_a_broken_call_in_pieces_is_as_broken(text):
+    whole = f"<|tool_call>{text}<tool_call|>"
+    assert read(parser_of("gemma", {}, streams=False), *whole) == ([], [whole])
+
+
+def test_harmony_may_leave_out_a_word():
+    text = '<|channel|>commentary to=functions.f json<|message|>{"a": 1}<|call|>'
+    assert read(parser_of("harmony", {}, streams=False), text) == ([("f", {"a": 1})], [])

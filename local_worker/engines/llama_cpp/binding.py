@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from llama_cpp import llama_cpp as lib
-from llguidance.llamacpp import lltokenizer_from_vocab
 
 from local_worker.engines.llama_cpp.batch import Batch, Row
 from local_worker.engines.llama_cpp.layout import Layout, slot_cells
@@ -31,8 +30,6 @@ from local_worker.engines.process.vocabulary import structures_a_prompt
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from collections.abc import Set as AbstractSet
-
-    from llguidance import LLTokenizer
 
     from local_worker.engines.llama_cpp.batch import Logits
     from local_worker.engines.llama_cpp.config import LlamaConfig
@@ -252,10 +249,6 @@ class Llama:
         if piece is None:
             piece = self._pieces[token_id] = self._piece(token_id, special=False)
         return piece
-
-    def grammar_tokenizer(self) -> LLTokenizer:
-        """The vocabulary as llguidance reads it."""
-        return lltokenizer_from_vocab(self._vocab, eos_token=sorted(self.end_ids))
 
     def _piece(self, token_id: int, *, special: bool) -> bytes:
         size = 64

@@ -8,28 +8,32 @@ with the token before it (jump-forward decoding, as in SGLang).
 
 from __future__ import annotations
 
+import itertools
+import re
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import numpy as np
+from llguidance import LLTokenizer
+from llguidance._tokenizer import TokenizerWrapper
 
-from local_worker.engines.process.grammar import compiled
+from local_worker.engines.process.grammar import compiled, words_of
 from local_worker.reasoning.budget import Token
 from local_worker.reasoning.turn import Stretch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLMatcher
     from numpy.typing import NDArray
 
     from local_worker.engines.llama_cpp.binding import Llama
     from local_worker.types import GenerationRequest, Grammar
 
 MOST_COMPILED = 256
-MOST_SOURCE = 2 << 20
-"""Grammars that are kept compiled, and characters of their sources: 100,000 of them take 5 MiB."""
+MOST_SOURCE = 1 << 20
+"""Grammars that are kept compiled, and characters of their sources: 100,000 take 5 to 17 MB."""
 
 
 class GuideError(Exception):
@@ -97,9 +101,36 @@ class GrammarGuide:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GuideError(
-                f"the answer's grammar cannot be followed: {self._matcher.get_error()}"
-            )
+            words = words_of(self._matcher)
+            raise GuideError(f"the answer's grammar cannot be followed any further: {words}")
+
+
+class _Words:
+    """The vocabulary, as llguidance's wrapper wants it.
+
+    Its own reader of llama.cpp's vocabularies takes what the library makes of a text. That knows
+    some control tokens in any text, so that a schema could not have their spellings in it.
+    """
+
+    bos_token_id = None
+
+    def __init__(self, llama: Llama) -> None:
+        self._llama = llama
+        self.eos_token_id = min(llama.end_ids)
+        self.tokens = [llama.piece(i, special=True) for i in range(llama.vocab_size)]
+        self.special_token_ids = sorted(llama.control_ids | llama.end_ids)
+        spellings = sorted(llama.control_tokens, key=len, reverse=True)
+        self._inside = re.compile("|".join(f"(?<={re.escape(s[0])}){re.escape(s[1:])}"
+                                           for s in spellings if len(s) > 1) or "(?!)")  # fmt: skip
+
+    def __call__(self, text: str) -> list[int]:
+        """Token ids of a text, in which nothing is a control token."""
+        starts = [0, *(match.start() for match in self._inside.finditer(text)), len(text)]
+        return [
+            token_id
+            for start, end in itertools.pairwise(starts)
+            for token_id in self._llama.tokenize(text[start:end], parse_special=False)
+        ]
 
 
 class Guides:
@@ -151,5 +182,6 @@ class Guides:
         """Made for the first grammar: reading a vocabulary of 150,000 entries takes 0.7 s."""
         with self._lock:
             if self._tokenizer is None:
-                self._tokenizer = self._llama.grammar_tokenizer()
+                words = TokenizerWrapper(_Words(self._llama))
+                self._tokenizer = LLTokenizer(words, eos_token=sorted(self._llama.end_ids))
             return self._tokenizer

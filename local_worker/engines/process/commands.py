@@ -81,7 +81,8 @@ class CommandReader(threading.Thread):
             else:
                 answer = self._check(call)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller must not wait for ever
-            answer = messages.CallFailed(call.call_id, f"the engine failed: {error}", "text")
+            param = call.grammar.field if isinstance(call, messages.Check) else "text"
+            answer = messages.CallFailed(call.call_id, f"the engine failed: {error}", param)
         self._channel.send(answer)
 
     def _check(self, call: messages.Check) -> messages.Answer:

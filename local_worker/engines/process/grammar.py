@@ -24,6 +24,8 @@ LIMITS = LLParserLimits(step_lexer_fuel=100_000, verbose_errors=False)
 """What a grammar may take to compile (with 256 KiB of source, a third of a second on one core)
 and to follow (a few milliseconds a token): the library's own bounds, and half its fuel."""
 
+_SPECIAL = frozenset(r"\.+*?()|[]{}^$#&-~/")
+
 MOST_TRIES = 64
 """Parts of a schema that are compiled by themselves to find the one at fault."""
 
@@ -49,11 +51,28 @@ def source_of(grammar: Grammar) -> str:
 
     A schema may choose another layout by an `x-guidance` object of its own.
     """
+    if grammar.kind is GrammarKind.CHOICE:
+        # As one lexeme: thousands of alternatives of a rule would be too complex to follow.
+        return "|".join(map(_literal, json.loads(grammar.source)))
     if grammar.kind is not GrammarKind.JSON_SCHEMA:
         return grammar.source
     schema = json.loads(grammar.source)
     wish = schema.get("x-guidance")
-    return json.dumps(schema | {"x-guidance": ONE_LINE | (wish if isinstance(wish, dict) else {})})
+    layout: dict[str, Any] = ONE_LINE | (wish if isinstance(wish, dict) else {})
+    for name, mark in (("item_separator", ","), ("key_separator", ":")):
+        if not isinstance(layout[name], str) or layout[name].strip(" \n\r\t") != mark:
+            raise GrammarError(f"its {name} has to be {mark!r}, with white space", ".x-guidance")
+    return json.dumps(schema | {"x-guidance": layout})
+
+
+def language_of(grammar: Grammar) -> str:
+    """What `source_of` is written in, by llguidance's name for it."""
+    return "regex" if grammar.kind is GrammarKind.CHOICE else str(grammar.kind)
+
+
+def _literal(text: str) -> str:
+    """A regular expression of Rust's for a text."""
+    return "".join(f"\\{c}" if c in _SPECIAL else c for c in text)
 
 
 def compiled(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
@@ -63,9 +82,9 @@ def compiled(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
         GrammarError: answers cannot follow it.
     """
     try:
-        return _compile(str(grammar.kind), source_of(grammar), tokenizer)
+        return _compile(language_of(grammar), source_of(grammar), tokenizer)
     except GrammarError as error:
-        if grammar.kind is not GrammarKind.JSON_SCHEMA:
+        if grammar.kind is not GrammarKind.JSON_SCHEMA or error.path:
             raise
         message = str(error)
 
@@ -90,13 +109,14 @@ def _compile(kind: str, source: str, tokenizer: LLTokenizer) -> LLMatcher:
     if not trial.is_stopped():
         trial.compute_bitmask()
     if matcher.is_error():
-        raise GrammarError(_words(matcher))
+        raise GrammarError(words_of(matcher))
     if trial.is_error() or (trial.is_stopped() and not trial.is_accepting()):
-        raise GrammarError(f"it is too complex, or fits no answer that ends ({_words(trial)})")
+        raise GrammarError(f"it is too complex, or fits no answer that ends ({words_of(trial)})")
     return matcher
 
 
-def _words(matcher: LLMatcher) -> str:
+def words_of(matcher: LLMatcher) -> str:
+    """What is wrong with it, in the library's words."""
     error: str = matcher.get_error().removesuffix("\n<non-verbose/>")
     return error or str(matcher.stop_reason())
 
@@ -130,7 +150,8 @@ def _parts_of(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         elif isinstance(value, list):
             parts = {f"[{index}]": part for index, part in enumerate(value)}
         else:
-            parts = {f".{key}": part for key, part in (value or {}).items()}
+            named = value.items() if isinstance(value, dict) else ()
+            parts = {f".{key}": part for key, part in named}
         for step, part in parts.items():
             if isinstance(part, dict):
                 yield f".{name}{step}", part

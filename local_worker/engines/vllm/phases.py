@@ -11,7 +11,6 @@ that the turn is the only judge. Stop strings are not passed at all: they are th
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ _SEED_BITS = 63
 _NAMES = {
     GrammarKind.JSON_SCHEMA: "json",
     GrammarKind.REGEX: "regex",
+    GrammarKind.CHOICE: "regex",
     GrammarKind.GRAMMAR: "grammar",
     GrammarKind.LARK: "grammar",
 }
@@ -89,8 +89,6 @@ def _structured_outputs(request: GenerationRequest) -> dict[str, Any] | None:
     grammar = request.grammar
     if grammar is None:
         return None
-    if grammar.kind is GrammarKind.CHOICE:
-        return {"choice": json.loads(grammar.source)}
     return {_NAMES[grammar.kind]: source_of(grammar)}
 
 

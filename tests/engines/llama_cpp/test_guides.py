@@ -33,9 +33,10 @@ def guides(tokenizer):
     llama = SimpleNamespace(
         vocab_size=SIZE,
         piece=lambda token_id: tokenizer.decode_bytes([token_id]),
-        grammar_tokenizer=lambda: tokenizer,
     )
-    return Guides(llama)  # type: ignore[arg-type]
+    guides = Guides(llama)  # type: ignore[arg-type]
+    guides._tokenizer = tokenizer
+    return guides
 
 
 def regex(source):
@@ -170,6 +171,32 @@ async def test_jumping_ahead_changes_no_token_of_the_models_own_answers(llama_en
         assert len(outputs) < len(same[2])
         jumped += outputs[-1].finish.jumped_tokens
     assert jumped > 100
+
+
+@pytest.mark.llama
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar(GrammarKind.CHOICE, '["a<tool_call>b", "a</think>d"]', "x"),
+        Grammar(GrammarKind.CHOICE, '["a<|im_end|>b"]', "x"),
+        Grammar(GrammarKind.JSON_SCHEMA, '{"const": "a</think>b"}', "x"),
+        Grammar(GrammarKind.CHOICE, json.dumps([f"value {i}" for i in range(5000)]), "x"),
+    ],
+)
+async def test_texts_may_spell_control_tokens_and_be_many(llama_engine, grammar):
+    await llama_engine.check(grammar)
+    for sampling in (SamplingParams(temperature=1), SamplingParams(temperature=1, logprobs=1)):
+        text, ids, outputs = await run(llama_engine, "Hi", grammar, sampling=sampling)
+        assert outputs[-1].finish.reason is FinishReason.STOP
+        source = json.loads(grammar.source)
+        if grammar.kind is GrammarKind.CHOICE:
+            assert text in source
+        else:
+            assert json.loads(text) == source["const"]
+        for spelling in ("</think>", "<tool_call>"):
+            (control,) = await llama_engine.tokenize([PromptSegment(spelling)])
+            assert control not in ids
 
 
 @pytest.mark.llama

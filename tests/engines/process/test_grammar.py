@@ -120,3 +120,18 @@ def test_a_huge_schema_is_not_searched_for_ever():
 )
 def test_what_people_send_can_be_followed(tokenizer, schema):
     compiled(Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema), "x"), tokenizer)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"type": "object", "properties": 5}, {"anyOf": 7}, {"patternProperties": 7, "not": {}},
+     {"$defs": "a", "not": {}}, {"prefixItems": "x"}],
+)  # fmt: skip
+def test_what_is_no_schema_at_all_is_said_as_well(tokenizer, schema):
+    assert str(problem(tokenizer, GrammarKind.JSON_SCHEMA, json.dumps(schema)))
+
+
+def test_a_layout_of_its_own_is_still_json(tokenizer):
+    schema = {"type": "object", "x-guidance": {"key_separator": "="}}
+    found = problem(tokenizer, GrammarKind.JSON_SCHEMA, json.dumps(schema))
+    assert found.path == ".x-guidance"

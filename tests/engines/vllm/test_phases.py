@@ -117,7 +117,7 @@ def form(kind, source, thinking=None, **more):
     ("kind", "source", "expected"),
     [
         (GrammarKind.REGEX, "a+", {"regex": "a+"}),
-        (GrammarKind.CHOICE, '["a", "b"]', {"choice": ["a", "b"]}),
+        (GrammarKind.CHOICE, '["a", "b"]', {"regex": "a|b"}),
         (GrammarKind.GRAMMAR, 'start: "a"', {"grammar": 'start: "a"'}),
     ],
 )
