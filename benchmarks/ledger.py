@@ -2,11 +2,12 @@
 
 Checked: every request that was answered more than a second before a SIGKILL has a row; after an
 orderly end every answered request has exactly one, and there are as many rows as the server's own
-counters say. Measured in alternating pairs: requests/s, and processor seconds of the server for a
-request (which neighbours on the machine disturb less), as a ratio of those with a ledger to those
-without.
+counters say. Measured: requests/s, and processor seconds of the server for a request (which
+neighbours on the machine disturb less), as a ratio of those with a ledger to those without. Both
+servers run all the time and get the load in turns of a few seconds, so that what disturbs one
+disturbs the other; the interval is that of the mean over all pairs.
 
-    python benchmarks/ledger.py [--seconds 8] [--clients 64] [--pairs 8]
+    python benchmarks/ledger.py [--seconds 8] [--clients 64] [--pairs 60] [--turn 2]
 
 Prints the figures, then one JSON line. Exits with 1 when a row is missing or there twice.
 """
@@ -27,6 +28,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import psutil
 from common import CHAT, Server, tell
@@ -44,13 +46,14 @@ Answered = dict[str, float]
 
 async def client_loop(url: str, until: float, answered: Answered) -> None:
     """One client: asks again as soon as it has its answer."""
-    async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
+    async with aiohttp.ClientSession(url) as client:
         while time.monotonic() < until:
             try:
-                response = await client.post(CHAT, json=BODY)
-            except httpx.HTTPError:
+                async with client.post(CHAT, json=BODY) as response:
+                    answer = await response.json()
+            except aiohttp.ClientError:
                 return  # the server was killed
-            answered[response.json()["id"]] = time.time()
+            answered[answer["id"]] = time.time()
 
 
 async def load(url: str, clients: int, seconds: float) -> Answered:
@@ -67,17 +70,12 @@ def processor_seconds(server: Server) -> float:
     return times.user + times.system
 
 
-def run(arguments: list[str], clients: int, seconds: float) -> tuple[float, float]:
-    """Requests/s, and processor seconds a request, of a server of its own."""
-    server = Server(*arguments)
-    try:
-        asyncio.run(load(server.url, clients, 1.0))
-        before, begun = processor_seconds(server), time.monotonic()
-        answered = asyncio.run(load(server.url, clients, seconds))
-        took = time.monotonic() - begun
-        return len(answered) / took, (processor_seconds(server) - before) / len(answered)
-    finally:
-        server.stop()
+def turn(server: Server, clients: int, seconds: float) -> tuple[float, float]:
+    """Requests/s, and processor seconds a request."""
+    before, begun = processor_seconds(server), time.monotonic()
+    answered = asyncio.run(load(server.url, clients, seconds))
+    took = time.monotonic() - begun
+    return len(answered) / took, (processor_seconds(server) - before) / len(answered)
 
 
 def rows(path: Path) -> collections.Counter[str]:
@@ -142,22 +140,28 @@ def killed(folder: Path, clients: int, seconds: float) -> dict[str, int]:
 def pairs(folder: Path, options: argparse.Namespace) -> dict[str, str]:
     """With a ledger and without, in turns."""
     throughput, processor = [], []
-    for pair in range(options.pairs):
-        setups = [["--ledger", str(folder / f"{pair}.sqlite3")], ["--no-ledger"]]
-        order = setups if pair % 2 else setups[::-1]
-        found = {setup[0]: run(setup, options.clients, options.seconds) for setup in order}
-        ours, plain = found["--ledger"], found["--no-ledger"]
-        throughput.append(ours[0] / plain[0])
-        processor.append(ours[1] / plain[1])
-        print(f"pair {pair + 1}: {ours[0]:.0f} and {plain[0]:.0f} requests/s, "
-              f"{1e3 * ours[1]:.3f} and {1e3 * plain[1]:.3f} ms of processor time a request",
-              flush=True)  # fmt: skip
+    servers = [Server("--ledger", str(folder / "pairs.sqlite3")), Server()]
+    try:
+        for server in servers:
+            turn(server, options.clients, 3.0)
+        for pair in range(options.pairs):
+            order = servers if pair % 2 else servers[::-1]
+            found = {s.url: turn(s, options.clients, options.turn) for s in order}
+            ours, plain = (found[s.url] for s in servers)
+            throughput.append(ours[0] / plain[0])
+            processor.append(ours[1] / plain[1])
+    finally:
+        for server in servers:
+            server.stop()
     return {"requests/s, ratio": spread(throughput), "processor time, ratio": spread(processor)}
 
 
 def spread(ratios: list[float]) -> str:
-    """Median, lowest and highest."""
-    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
+    """Median; mean with its 95 % interval; lowest and highest."""
+    mean = statistics.fmean(ratios)
+    half = 1.96 * statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else float("nan")
+    middle = f"median {statistics.median(ratios):.3f}, mean {mean:.3f} +- {half:.3f}"
+    return f"{middle} ({min(ratios):.3f}-{max(ratios):.3f})"
 
 
 def main() -> int:
@@ -165,7 +169,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--turn", type=float, default=2.0, help="seconds of load at a time")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

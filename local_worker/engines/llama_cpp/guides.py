@@ -11,8 +11,9 @@ from __future__ import annotations
 import itertools
 import re
 import threading
+import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from llguidance import LLTokenizer
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 MOST_COMPILED = 256
 MOST_SOURCE = 1 << 20
 """Grammars that are kept compiled, and characters of their sources: 100,000 take 5 to 17 MB."""
+
+KEPT_SECONDS = 10.0
+"""Between its check and its request's start a grammar must not be compiled again: that would be in
+the thread that decodes."""
 
 
 class GuideError(Exception):
@@ -133,13 +138,21 @@ class _Words:
         ]
 
 
+class _Compiled(NamedTuple):
+    """A grammar, and when it was last asked for."""
+
+    matcher: LLMatcher
+    used: float
+
+
 class Guides:
     """Compiles grammars for a model's vocabulary, each once."""
 
-    def __init__(self, llama: Llama) -> None:
+    def __init__(self, llama: Llama, clock: Callable[[], float] = time.monotonic) -> None:
         self._llama = llama
+        self._clock = clock
         self._tokenizer: LLTokenizer | None = None
-        self._compiled: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
+        self._compiled: OrderedDict[tuple[str, str], _Compiled] = OrderedDict()
         self._lock = threading.Lock()
 
     def check(self, grammar: Grammar) -> None:
@@ -166,17 +179,24 @@ class Guides:
     def _compiled_once(self, grammar: Grammar) -> LLMatcher:
         key = (grammar.kind, grammar.source)
         with self._lock:
-            if (found := self._compiled.get(key)) is not None:
-                self._compiled.move_to_end(key)
-                return found
-        matcher = compiled(grammar, self._known_tokenizer())
+            found = self._compiled.get(key)
+        matcher = compiled(grammar, self._known_tokenizer()) if found is None else found.matcher
         with self._lock:
-            self._compiled[key] = matcher
-            while len(self._compiled) > MOST_COMPILED or (
-                len(self._compiled) > 1 and sum(len(s) for _, s in self._compiled) > MOST_SOURCE
-            ):
-                self._compiled.popitem(last=False)
+            self._compiled[key] = _Compiled(matcher, self._clock())
+            self._compiled.move_to_end(key)
+            self._forget_old_ones()
         return matcher
+
+    def _forget_old_ones(self) -> None:
+        """Down to the bounds, but for those that were checked for a request just now."""
+        while len(self._compiled) > MOST_COMPILED or self._source_size() > MOST_SOURCE:
+            key, oldest = next(iter(self._compiled.items()))
+            if self._clock() - oldest.used < KEPT_SECONDS:
+                return
+            del self._compiled[key]
+
+    def _source_size(self) -> int:
+        return sum(len(source) for _, source in self._compiled)
 
     def _known_tokenizer(self) -> LLTokenizer:
         """Made for the first grammar: reading a vocabulary of 150,000 entries takes 0.7 s."""
