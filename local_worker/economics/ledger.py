@@ -165,9 +165,14 @@ def _check(connection: sqlite3.Connection, path: Path, *, write: bool) -> None:
 
 def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether there is nothing in the file yet; raises `ConfigError` if it is not ours to use."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    with contextlib.ExitStack() as stack:
+        if not connection.in_transaction:
+            # All at one moment: another process may be making it just now.
+            connection.execute("BEGIN")
+            stack.callback(connection.execute, "COMMIT")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not (tables or version or application):
         return True
     if application != APPLICATION:

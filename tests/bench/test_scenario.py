@@ -89,7 +89,7 @@ def test_a_file_may_stand_anywhere(tmp_path):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    known = "chat, long-prompt, many, neighbour, shared-prefix, stream"
+    known = "chat, extraction, long-prompt, many, neighbour, repetition, shared-prefix, stream"
     with pytest.raises(ConfigError, match=known):
         load_scenario("nothing")
 
