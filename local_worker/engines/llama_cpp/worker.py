@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("local_worker")
 
+SWITCH_SECONDS = 0.0005
+"""After which a thread that tokenizes or checks a grammar gives way to the one that decodes: the
+usual 5 ms are more than a small model's step takes."""
+
 CACHED_SHARE = 0.25
 """Of the KV cells, that finished sequences may hold on to at the most."""
 
@@ -82,6 +86,7 @@ def _kept_states(config: LlamaConfig, *, whole: bool) -> tuple[KeptPrefixes, Sta
 def main() -> None:
     """Entry point of the child: `python -m local_worker.engines.llama_cpp.worker FD`."""
     channel = open_channel(sys.argv[1])
+    sys.setswitchinterval(SWITCH_SECONDS)
     logging.basicConfig(level=logging.INFO, format="local-worker: %(message)s")
     body = channel.receive()
     if body is None:
