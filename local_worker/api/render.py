@@ -159,8 +159,7 @@ def _message(choice: Choice, reader: CallReader | None) -> Json:
     if reader is not None:
         deltas = [*reader.feed(choice.calls), *reader.end()]
         no_calls = "".join(delta.get("content", "") for delta in deltas)
-        # The line ends between calls are nobody's text.
-        content = (choice.content.rstrip() if reader.calls else choice.content) + no_calls
+        content = reader.show(choice.content) + reader.rest() + no_calls
         content = content or (None if reader.calls else "")
     message: Json = {"role": "assistant", "content": content, "refusal": None}
     if reader is not None and reader.calls:
@@ -189,9 +188,10 @@ def chat_deltas(
         elif text := delta.text if reader is None else reader.show(delta.text):
             deltas.append(({"content": text}, []))
     if output.finish is not None and reader is not None:
-        if reader.held and not reader.calls:
-            deltas.append(({"content": reader.held}, []))
-        deltas += [(found, []) for found in reader.end()]
+        ended = reader.end()
+        if rest := reader.rest():
+            deltas.append(({"content": rest}, []))
+        deltas += [(found, []) for found in ended]
     if output.logprobs:
         if not deltas or "content" not in deltas[-1][0]:
             deltas.append(({"content": ""}, []))

@@ -168,6 +168,10 @@ def _grammar(
             f"this model cannot write a parameter named {str(error)[:80]!r}; give it another name",
             param="tools",
         ) from None
+    except ValueError as error:
+        raise InvalidParameterError(
+            f"the 'x-guidance' of a schema cannot be followed: {error}", param="tools"
+        ) from None
     if len(source) > MAX_SOURCE_CHARACTERS:
         raise InvalidParameterError(
             f"the tools make a grammar of {len(source)} characters; at most "
@@ -195,21 +199,24 @@ class CallReader:
     Attributes:
         calls: as OpenAI has them in a message.
         malformed: whether something was meant as a call and is none.
-        held: white space that is only text if more text follows.
     """
 
     def __init__(self, parser: CallParser) -> None:
         self._parser = parser
         self.calls: list[Json] = []
         self.malformed = False
-        self.held = ""
+        self._held = ""
 
     def show(self, text: str) -> str:
         """More text beside calls. Returns what can be shown: line ends between calls are not."""
-        text = self.held + text
+        text = self._held + text
         shown = text.rstrip()
-        self.held = text[len(shown) :]
+        self._held = text[len(shown) :]
         return shown
+
+    def rest(self) -> str:
+        """What was not shown and is text after all, since no call has followed it."""
+        return "" if self.calls else self._held
 
     def feed(self, text: str) -> list[Json]:
         """More text of calls. Returns deltas of a message."""

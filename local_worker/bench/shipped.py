@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from local_worker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+
+def names_of(kind: str) -> list[str]:
+    """Those that come with the program; `kind` as below."""
+    return sorted(f.name.removesuffix(".yaml") for f in _folder(kind).iterdir())
+
+
+def _folder(kind: str) -> Traversable:
+    return resources.files("local_worker.bench") / f"{kind}s"
 
 
 def text_of(kind: str, name: str) -> tuple[str, str]:
@@ -25,9 +38,7 @@ def text_of(kind: str, name: str) -> tuple[str, str]:
             raise ConfigError(f"the {kind} {name} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError as error:
             raise ConfigError(f"the {kind} {name} cannot be read: {error}") from None
-    folder = resources.files("local_worker.bench") / f"{kind}s"
-    file = folder / f"{name}.yaml"
+    file = _folder(kind) / f"{name}.yaml"
     if not file.is_file():
-        known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir())
-        raise ConfigError(f"there is no {kind} {name!r}; there are {', '.join(known)}")
+        raise ConfigError(f"there is no {kind} {name!r}; there are {', '.join(names_of(kind))}")
     return f"{name}.yaml", file.read_text()

@@ -13,6 +13,7 @@ from local_worker.bench.html import page
 from local_worker.bench.load import run as run_load
 from local_worker.bench.load import tokens_per_word
 from local_worker.bench.scenario import load_scenario
+from local_worker.bench.shipped import names_of
 from local_worker.cli import bench_common
 from local_worker.cli.bench_common import base_url, in_turns, show
 from local_worker.errors import BenchError, ConfigError
@@ -38,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "default and with a slot for each request, and needs --model FILE.gguf")  # fmt: skip
     add("--llama-server", default=LLAMA_SERVER, metavar="PATH", help="where it is")
     add("--scenario", action="append", metavar="NAME|FILE.yaml",
-        help="stream, chat, many, shared-prefix, long-prompt, neighbour, or a file; "
-        "may be repeated")  # fmt: skip
+        help=f"{', '.join(names_of('scenario'))}, or a file; may be repeated")  # fmt: skip
     add("--context", type=int, default=8192, metavar="N",
         help="tokens of a request, for our own server (default: %(default)s)")  # fmt: skip
     add("--api-key", help="of the server at --url")

@@ -5,92 +5,46 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from local_worker.toolcalls.events import Malformed
-from local_worker.toolcalls.pieces import ArgumentsWriter
-from local_worker.toolcalls.scan import json_value
+from local_worker.toolcalls.reading import MemberCalls
+from local_worker.toolcalls.scan import literal
 
 if TYPE_CHECKING:
     from local_worker.toolcalls.events import Event
+    from local_worker.toolcalls.pieces import ArgumentsWriter
 
 QUOTE = '<|"|>'
-_START, _END = "<|tool_call>", "<tool_call|>"
-_HEADER = re.compile(r"\s*<\|tool_call>\s*call:([^{]+)\{")
 _LITERAL = re.compile(r"[^,\]}]+")
-_WORDS = {"true": True, "false": False, "null": None, "None": None, "True": True, "False": False}
 _MOST_NESTED = 100
 
 
-class GemmaCalls:
-    """Parses calls. Implements `events.CallParser`.
+class GemmaCalls(MemberCalls):
+    """Parses calls; see `reading`."""
 
-    Args:
-        streams: whether arguments are given out one by one, as they are complete.
-    """
+    HEADER = re.compile(r"\s*<\|tool_call>\s*call:([^{]+)\{")
+    END = "<tool_call|>"
 
-    def __init__(self, *, streams: bool) -> None:
-        self._streams = streams
-        self._text, self._read = "", 0
-        self._writer: ArgumentsWriter | None = None
+    def _begin_arguments(self) -> None:
         self._members = _Members()
         self._broken = False
 
-    def feed(self, text: str) -> list[Event]:
-        """More text; what is certain now."""
-        self._text += text
-        events: list[Event] = []
-        while self._advance(events):
-            pass
-        return events
-
-    def end(self) -> list[Event]:
-        """There is no more text."""
-        text, self._text = self._text, ""
-        if self._writer is not None and self._streams:
-            return [Malformed("")]  # what there was of it has been given out
-        return [Malformed(text)] if text.strip() else []
-
-    def _advance(self, events: list[Event]) -> bool:
-        if self._writer is None:
-            header = _HEADER.match(self._text)
-            if header is None:
-                return self._skip(events)
-            self._read = header.end()
-            self._members = _Members()
-            self._writer = ArgumentsWriter(header[1].strip(), streams=self._streams)
-            events += self._writer.take(closed=False)
+    def _read_arguments(self, writer: ArgumentsWriter, events: list[Event]) -> bool:
         if self._broken:
-            return self._skip(events)
+            return self._give_up(events)
         found, closed = self._members.feed(self._text, self._read)
         try:
             for member in found:
                 key, _, value = member.partition(":")
-                self._writer.member(key.strip().removeprefix(QUOTE).removesuffix(QUOTE),
-                                    value_of(value))  # fmt: skip
+                writer.member(_unquoted(key), value_of(value))
         except ValueError:
             self._broken = True
             return True
-        events += self._writer.take(closed=False)
-        if closed is None:
-            return False
-        end = self._text.find(_END, closed)
-        if end < 0:
-            return False
-        self._writer.close()
-        events += self._writer.take(closed=True)
-        self._next(end + len(_END))
-        return bool(self._text)
+        events += writer.take(closed=False)
+        end = -1 if closed is None else self._text.find(self.END, closed)
+        return end >= 0 and self._close(writer, end + len(self.END), events)
 
-    def _skip(self, events: list[Event]) -> bool:
-        at = self._text.find(_END)
-        if at < 0:
-            return False
-        events.append(Malformed(self._text[: at + len(_END)]))
-        self._next(at + len(_END))
-        return bool(self._text)
 
-    def _next(self, start: int) -> None:
-        self._text, self._read, self._writer = self._text[start:], 0, None
-        self._broken = False
+def _unquoted(key: str) -> str:
+    return key.strip().removeprefix(QUOTE).removesuffix(QUOTE)
 
 
 class _Members:
@@ -160,11 +114,10 @@ def _value(text: str, at: int, depth: int) -> tuple[Any, int]:
         return _sequence(text, at + 1, depth)
     if text.startswith("{", at):
         return _mapping(text, at + 1, depth)
-    literal = _LITERAL.match(text, at)
-    if literal is None:
+    word = _LITERAL.match(text, at)
+    if word is None:
         raise ValueError(text)
-    word = literal[0].strip()
-    return (_WORDS[word] if word in _WORDS else json_value(word)), literal.end()
+    return literal(word[0].strip()), word.end()
 
 
 def _sequence(text: str, at: int, depth: int) -> tuple[list[Any], int]:
@@ -182,7 +135,7 @@ def _mapping(text: str, at: int, depth: int) -> tuple[dict[str, Any], int]:
         colon = text.find(":", at)
         if colon < 0:
             raise ValueError(text)
-        key = text[at:colon].strip().removeprefix(QUOTE).removesuffix(QUOTE)
+        key = _unquoted(text[at:colon])
         members[key], at = _value(text, colon + 1, depth + 1)
         at = _after_comma(text, at, "}")
     return members, at + 1

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from local_worker.guidance import with_guidance
 from local_worker.toolcalls.notation import Notation, gemma_arguments, qwen_parameters
 
 if TYPE_CHECKING:
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 
 LENIENT = {"lenient": True, "coerce_one_of": True}
 """For schemas that a client does not insist on: what cannot be followed in them is left out."""
-
-ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-
-ONE_LINE_GUIDANCE: dict[str, Any] = {"x-guidance": ONE_LINE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +56,10 @@ def grammar_of(layout: str, may_call: MayCall, token_ids: Mapping[str, Sequence[
         layout: a key of `CONTROL`.
         may_call: which calls there may be.
         token_ids: of the layout's control spellings in the loaded model.
+
+    Raises:
+        ValueError: a schema's own wish would make something else of its JSON.
+        LayoutError: a parameter has a name that the layout cannot hold.
     """
     terminals = {spelling: _terminal(spelling, ids) for spelling, ids in token_ids.items()}
     notation = Notation(terminals)
@@ -68,7 +69,7 @@ def grammar_of(layout: str, may_call: MayCall, token_ids: Mapping[str, Sequence[
     if not may_call.must_call:
         answer = may_call.answer
         start = f"TEXT ({start})?" if answer is None else f"answer | {start}"
-        notation.rules.append(f"answer: {_inline(ONE_LINE_GUIDANCE | (answer or {}))}")
+        notation.rules.append(f"answer: %json {json.dumps(with_guidance(answer or {}))}")
     rules = [
         f"start: {start}",
         "TEXT: /(.|\\n)*/",
@@ -76,7 +77,8 @@ def grammar_of(layout: str, may_call: MayCall, token_ids: Mapping[str, Sequence[
         "call: " + " | ".join(calls),
         *notation.rules,
     ]
-    return "%llguidance {}\n" + "\n".join(rules) + "\n"
+    source = "%llguidance {}\n" + "\n".join(rules) + "\n"
+    return source.replace("::=", ":\\u003a=")  # in texts; it would make the grammar look like GBNF
 
 
 def _terminal(spelling: str, ids: Sequence[int]) -> str:
@@ -84,24 +86,17 @@ def _terminal(spelling: str, ids: Sequence[int]) -> str:
 
 
 def arguments_schema(tool: Tool) -> dict[str, Any]:
-    """The tool's schema with what llguidance is to know about it."""
-    own = tool.parameters or {"type": "object", "properties": {}}
-    guidance = {**ONE_LINE, **({} if tool.strict else LENIENT)}
-    wish = own.get("x-guidance")
-    return {
-        "type": "object",
-        **own,
-        "x-guidance": guidance | (wish if isinstance(wish, dict) else {}),
-    }
+    """The tool's schema with what llguidance is to know about it.
+
+    Raises:
+        ValueError: by the schema's own wish the arguments would be no JSON.
+    """
+    own = tool.parameters or {"properties": {}}
+    return with_guidance({"type": "object", **own}, **({} if tool.strict else LENIENT))
 
 
 def _json(tool: Tool) -> str:
-    return _inline(arguments_schema(tool))
-
-
-def _inline(schema: dict[str, Any]) -> str:
-    # `::=` would make a grammar look like GBNF.
-    return "%json " + json.dumps(schema).replace("::=", ":\\u003a=")
+    return f"%json {json.dumps(arguments_schema(tool))}"
 
 
 def _hermes(tool: Tool, notation: Notation) -> str:

@@ -9,6 +9,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from local_worker.toolcalls.events import Arguments, Begun, Malformed
+from local_worker.toolcalls.reading import CallText
 from local_worker.toolcalls.scan import ObjectScanner, json_value
 
 if TYPE_CHECKING:
@@ -44,31 +45,16 @@ class State(Enum):
     TRAILER = auto()
 
 
-class JsonCalls:
-    """Parses calls of one layout. Implements `events.CallParser`.
-
-    Args:
-        layout: the family's.
-        streams: whether arguments are given out while they are written. They cannot be taken back:
-            only for calls that are held to their grammar.
-    """
+class JsonCalls(CallText):
+    """Parses calls of one layout; see `reading`."""
 
     def __init__(self, layout: JsonLayout, *, streams: bool) -> None:
+        super().__init__(streams=streams)
         self._layout = layout
-        self._streams = streams
         self._state = State.HEADER
         self._scanner = ObjectScanner()
-        self._text = ""  # of the present call, from its start
-        self._read = 0  # of it
-        self._name, self._arguments = "", ""
-
-    def feed(self, text: str) -> list[Event]:
-        """More text; what is certain now."""
-        self._text += text
-        events: list[Event] = []
-        while self._advance(events):
-            pass
-        return events
+        self._name = ""
+        self._arguments_at = 0
 
     def end(self) -> list[Event]:
         """There is no more text."""
@@ -95,8 +81,8 @@ class JsonCalls:
         if match is None:
             return self._read_other(events)
         self._name = match["name"].strip()
-        self._read = match.end()
-        self._scanner, self._arguments = ObjectScanner(), ""
+        self._arguments_at = self._read = match.end()
+        self._scanner = ObjectScanner()
         self._state = State.ARGUMENTS
         if self._streams:
             events.append(Begun(self._name))
@@ -121,16 +107,16 @@ class JsonCalls:
         rest = self._text[self._read :]
         count = self._scanner.feed(rest)
         self._read += count
-        self._arguments += rest[:count]
         if self._streams and count:
             events.append(Arguments(rest[:count]))
         if not self._scanner.complete:
             return False
         if not self._streams:
-            if not is_object(self._arguments):
+            arguments = self._text[self._arguments_at : self._read]
+            if not is_object(arguments):
                 self._state = State.HEADER
                 return self._read_other(events)
-            events += [Begun(self._name), Arguments(self._arguments)]
+            events += [Begun(self._name), Arguments(arguments)]
         self._state = State.TRAILER
         return True
 

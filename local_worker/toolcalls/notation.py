@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from local_worker.toolcalls.qwen_xml import referred, types_of
+from local_worker.toolcalls.schemas import (
+    properties_of,
+    referred,
+    required_of,
+    texts_of,
+    types_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Schema = dict[str, Any]
+    from local_worker.toolcalls.schemas import Schema
 
 _NUMBER = r"/-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/"
 _INTEGER = "/-?(0|[1-9][0-9]*)/"
 _DEEPEST = 16
+_ENDS_QWEN, _ENDS_GEMMA = ">\n", ':,{}[]<>"\n'
+"""Characters that end a parameter's name."""
 
 _PYTHONS_WORDS = {"None": "null", "True": "boolean", "False": "boolean"}
 """As templates write them, and so the models that were trained with those."""
@@ -38,9 +46,33 @@ class Notation:
         self.rules.append(f"{name}: {body}")
         return name
 
+    def text_until(self, end: str) -> str:
+        """Adds a rule for any text up to the first such end, and the end. Returns its name."""
+        name = f"r{len(self.rules)}"
+        self.rules.append(f"{name}[suffix={json.dumps(end)}]: /(.|\\n)*/")
+        return name
+
+    def once(self, name: str, body: str) -> str:
+        """Adds a rule of that name, unless it is there. Returns the name."""
+        rule = f"{name}: {body}"
+        if rule not in self.rules:
+            self.rules.append(rule)
+        return name
+
 
 class LayoutError(ValueError):
     """A parameter's name that the layout cannot hold."""
+
+
+def _checked(key: str, forbidden: str) -> str:
+    """The name of a parameter.
+
+    Raises:
+        LayoutError: it has one of the characters in it, or white space around it.
+    """
+    if not key.strip() or key != key.strip() or set(key) & set(forbidden):
+        raise LayoutError(key)
+    return key
 
 
 def _is_open(schema: Schema) -> bool:
@@ -53,17 +85,13 @@ def qwen_parameters(schema: Schema, notation: Notation) -> str:
     end = "\n</parameter>\n"
 
     def element(key: str, part: Schema) -> str:
-        if not key.strip() or key != key.strip() or set(key) & set(">\n"):
-            raise LayoutError(key)
-        head = json.dumps(f"<parameter={key}>\n")
+        head = json.dumps(f"<parameter={_checked(key, _ENDS_QWEN)}>\n")
         types = types_of(part, schema)
-        texts = _texts(part)
+        texts = texts_of(part)
         if texts is not None:
             return f"{head} ({' | '.join(map(json.dumps, texts))}) {json.dumps(end)}"
         if types == {"string"} or not types:
-            name = f"r{len(notation.rules)}"
-            notation.rules.append(f"{name}[suffix={json.dumps(end)}]: /(.|\\n)*/")
-            return f"{head} {name}"
+            return f"{head} {notation.text_until(end)}"
         shared = {k: schema[k] for k in ("$defs", "definitions", "x-guidance") if k in schema}
         value = f"%json {json.dumps({**shared, **part})}"
         words = [json.dumps(word) for word, kind in _PYTHONS_WORDS.items() if kind in types]
@@ -71,36 +99,17 @@ def qwen_parameters(schema: Schema, notation: Notation) -> str:
             value = notation.rule(" | ".join([value, *words]))
         return f"{head} {value} {json.dumps(end)}"
 
-    if not _properties(schema) and _is_open(schema):
-        name = f"r{len(notation.rules)}"
-        notation.rules.append(f"{name}[suffix={json.dumps(end)}]: /(.|\\n)*/")
-        element_of_any = notation.rule(f'"<parameter=" /[^>\\n ]+/ ">\\n" {name}')
+    if not properties_of(schema) and _is_open(schema):
+        value = notation.text_until(end)
+        element_of_any = notation.rule(f'"<parameter=" /[^>\\n ]+/ ">\\n" {value}')
         return f"{element_of_any}*"
     return " ".join(
-        notation.rule(element(key, part)) + ("" if key in _required(schema) else "?")
-        for key, part in _properties(schema).items()
+        notation.rule(element(key, part)) + ("" if key in required_of(schema) else "?")
+        for key, part in properties_of(schema).items()
     )
 
 
-def _properties(schema: Schema) -> dict[str, Schema]:
-    found = schema.get("properties")
-    if not isinstance(found, dict):
-        return {}
-    return {key: part if isinstance(part, dict) else {} for key, part in found.items()}
-
-
-def _required(schema: Schema) -> frozenset[str]:
-    names = schema.get("required")
-    named = names if isinstance(names, list) else []
-    return frozenset(name for name in named if isinstance(name, str))
-
-
-def _texts(schema: Schema) -> list[str] | None:
-    """The texts that a schema chooses from, or None."""
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-        return None
-    return values or None
+_FREE_OBJECT = '"{" (KEY ":" anything ("," KEY ":" anything)*)? "}"'
 
 
 class _Gemma:
@@ -111,7 +120,6 @@ class _Gemma:
         self._notation = notation
         self._quote = notation.terminals['<|"|>']
         self._references: dict[str, str] = {}
-        self._any: str | None = None
 
     def value(self, schema: Schema, depth: int = 0) -> str:
         """The name of a rule for values of a schema, or a rule's body."""
@@ -119,7 +127,7 @@ class _Gemma:
             return self._anything()
         if isinstance(reference := schema.get("$ref"), str):
             return self._reference(reference, depth)
-        if (texts := _texts(schema)) is not None:
+        if (texts := texts_of(schema)) is not None:
             return f"{self._quote} ({' | '.join(map(json.dumps, texts))}) {self._quote}"
         parts = schema.get("anyOf") or schema.get("oneOf")
         if isinstance(parts, list) and parts:
@@ -130,17 +138,15 @@ class _Gemma:
 
     def object(self, schema: Schema, depth: int) -> str:
         """An object's members, sorted as the template sorts them, in braces."""
-        required = _required(schema)
-        keys = sorted(_properties(schema), key=str.lower)
+        required = required_of(schema)
+        keys = sorted(properties_of(schema), key=str.lower)
         if not keys:
             return '"{" "}"' if depth == 0 and not _is_open(schema) else self._free_object()
         # What may be left out takes its comma with it: a rule for what follows each member.
         rest = after = '"}"'
         for key in reversed(keys):
-            if not key.strip() or key != key.strip() or set(key) & set(':,{}[]<>"\n'):
-                raise LayoutError(key)
-            value = self._rule(self.value(_properties(schema)[key], depth + 1))
-            member = f"{json.dumps(key + ':')} {value}"
+            value = self._rule(self.value(properties_of(schema)[key], depth + 1))
+            member = f"{json.dumps(_checked(key, _ENDS_GEMMA) + ':')} {value}"
             first = self._rule(f"{member} {self._rule(after)}")
             follow = self._rule(f'"," {first}')
             if key in required:
@@ -168,10 +174,7 @@ class _Gemma:
 
     def _text(self) -> str:
         """Text that does not spell the quote: only the token itself ends it."""
-        rule = 'QUOTED: /(.|\\n)*/ & ~/(.|\\n)*<\\|"\\|>(.|\\n)*/'
-        if rule not in self._notation.rules:
-            self._notation.rules.append(rule)
-        return "QUOTED"
+        return self._notation.once("QUOTED", r'/(.|\n)*/ & ~/(.|\n)*<\|"\|>(.|\n)*/')
 
     def _reference(self, reference: str, depth: int) -> str:
         if reference not in self._references:
@@ -182,28 +185,17 @@ class _Gemma:
         return self._references[reference]
 
     def _anything(self) -> str:
-        if self._any is None:
-            self._any = "anything"
-            simple = [self._kind(name, {}, 0) for name in ("string", "number", "boolean", "null")]
-            self._notation.rules.append(
-                f'anything: {" | ".join(simple)} | "[" (anything ("," anything)*)? "]"'
-                f" | {self._free_object()}"
-            )
-        return self._any
+        simple = [self._kind(name, {}, 0) for name in ("string", "number", "boolean", "null")]
+        self._notation.once("KEY", r"/[^:,{}\[\]<>\n]+/")
+        sequence = '"[" (anything ("," anything)*)? "]"'
+        return self._notation.once("anything", " | ".join([*simple, sequence, _FREE_OBJECT]))
 
     def _free_object(self) -> str:
-        return '"{" (KEY ":" anything ("," KEY ":" anything)*)? "}"' if self._key() else ""
-
-    def _key(self) -> bool:
-        rule = "KEY: /[^:,{}\\[\\]<>\\n]+/"
-        if rule not in self._notation.rules:
-            self._notation.rules.append(rule)
-            self._anything()
-        return True
+        self._anything()
+        return _FREE_OBJECT
 
     def _rule(self, body: str) -> str:
-        plain = body.isidentifier()
-        return body if plain else self._notation.rule(body)
+        return body if body.isidentifier() else self._notation.rule(body)
 
 
 def gemma_arguments(schema: Schema, notation: Notation) -> str:

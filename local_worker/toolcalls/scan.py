@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+_WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
+"""Templates write some as Python does, and so do the models that were trained with them."""
+
 _OPENING, _CLOSING = "{[", "}]"
 
 
@@ -19,6 +22,11 @@ def json_value(text: str) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(value, float) and abs(value) == float("inf"):
         raise ValueError(text)
     return value
+
+
+def literal(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """A JSON value, or a word of Python's for one; raises as `json_value` does."""
+    return _WORDS[text] if text in _WORDS else json_value(text)
 
 
 def _refuse(name: str) -> float:

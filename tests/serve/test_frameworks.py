@@ -29,21 +29,9 @@ def get_stock(item: str) -> str:
     return f'{{"stock": {len(item)}}}'
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param("demo_server", marks=pytest.mark.llama),
-        pytest.param("vllm_server", marks=[pytest.mark.vllm, pytest.mark.timeout(400)]),
-    ],
-    ids=["llama", "vllm"],
-)
-def url(request):
-    return request.getfixturevalue(request.param).url + "/v1"
-
-
 @pytest.mark.parametrize("mode", [instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA])
-def test_instructor_gets_an_object(url, mode):
-    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+def test_instructor_gets_an_object(api_url, mode):
+    with openai.OpenAI(base_url=api_url, api_key="none", max_retries=0) as client:
         order = instructor.from_openai(client, mode=mode).chat.completions.create(
             model="demo",
             messages=[{"role": "user", "content": ORDER}],
@@ -56,9 +44,9 @@ def test_instructor_gets_an_object(url, mode):
 
 
 @pytest.fixture
-def langchain(url):
+def langchain(api_url):
     return ChatOpenAI(
-        base_url=url, api_key="none", model="demo", temperature=0, reasoning_effort="none",
+        base_url=api_url, api_key="none", model="demo", temperature=0, reasoning_effort="none",
         max_retries=0,
     )  # fmt: skip
 

@@ -14,17 +14,9 @@ from local_worker.demo.tools import tools
 INVOICE = [{"role": "user", "content": "Add up this invoice.\npens 3x14\ncups 2x9\nlamps 4x5"}]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param("demo_server", marks=pytest.mark.llama),
-        pytest.param("vllm_server", marks=[pytest.mark.vllm, pytest.mark.timeout(400)]),
-    ],
-    ids=["llama", "vllm"],
-)
-def client(request):
-    demo_server = request.getfixturevalue(request.param)
-    with openai.OpenAI(base_url=demo_server.url + "/v1", api_key="none", max_retries=0) as client:
+@pytest.fixture(scope="module")
+def client(api_url):
+    with openai.OpenAI(base_url=api_url, api_key="none", max_retries=0) as client:
         yield client
 
 

@@ -8,7 +8,7 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer, grammar_from
 
 from local_worker.demo import gguf_path
-from local_worker.toolcalls.events import Tool
+from local_worker.toolcalls.events import Malformed, Tool
 from local_worker.toolcalls.formats import layout_of, parser_of
 from local_worker.toolcalls.grammars import CONTROL, MayCall, grammar_of
 from local_worker.toolcalls.notation import LayoutError
@@ -221,3 +221,25 @@ def test_what_is_no_json_number_is_text():
     assert read(parser_of("qwen-xml", {}, streams=True), text) == (
         [("f", {"a": "NaN", "b": "1e999"})], [],
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", CONTROL)
+def test_no_wish_of_a_schema_makes_something_else_of_its_json(layout):
+    ids = {spelling: [1] for spelling in CONTROL[layout]}
+    odd = {"properties": {}, "x-guidance": {"key_separator": "="}}
+    with pytest.raises(ValueError, match="key_separator"):
+        grammar_of(layout, MayCall((Tool("f", odd),)), ids)
+    with pytest.raises(ValueError, match="key_separator"):
+        grammar_of(layout, MayCall((EMPTY,), answer=odd), ids)
+
+
+def test_a_broken_call_that_was_given_out_takes_nothing_of_the_next_one():
+    good = LAYOUTS["qwen-xml"]([("now", {})])
+    text = "<tool_call>\n<function=f>\nA7\n</function>\n</tool_call>" + good
+    parser = parser_of("qwen-xml", {}, streams=True)
+    events = parser.feed(text) + parser.end()
+    assert [type(e).__name__ for e in events] == [
+        "Begun", "Arguments", "Malformed", "Begun", "Arguments", "Arguments",
+    ]  # fmt: skip
+    assert isinstance(events[2], Malformed)
+    assert events[2].text == "A7\n</function>\n</tool_call>"

@@ -55,12 +55,12 @@ class PromptLookup:
             most: how many at the most.
             price: what computing one more token in a step takes, of what a token takes otherwise.
         """
-        if len(token_ids) < self._wakes_at:
+        most = min(most, LONGEST, self._worth(price))
+        if most < 1 or len(token_ids) < self._wakes_at:
             return ()
         self._index(token_ids)
-        most = min(most, LONGEST, self._worth(price))
         start = self._follows.get(tuple(token_ids[-MATCH:]))
-        if most < 1 or start is None:
+        if start is None:
             return ()
         return tuple(token_ids[start : start + most])
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher, LLParserLimits, grammar_from
 
+from local_worker.guidance import with_guidance
 from local_worker.types import GrammarKind
 
 if TYPE_CHECKING:
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
     from local_worker.types import Grammar
-
-ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""How JSON is laid out: as Python writes it. Free white space costs tokens, hides what is forced,
-and lets a model that is pushed off its way write line ends until max_tokens."""
 
 LIMITS = LLParserLimits(step_lexer_fuel=100_000, verbose_errors=False)
 """What a grammar may take to compile (with 256 KiB of source, a third of a second on one core)
@@ -57,12 +54,10 @@ def source_of(grammar: Grammar) -> str:
     if grammar.kind is not GrammarKind.JSON_SCHEMA:
         return grammar.source
     schema = json.loads(grammar.source)
-    wish = schema.get("x-guidance")
-    layout: dict[str, Any] = ONE_LINE | (wish if isinstance(wish, dict) else {})
-    for name, mark in (("item_separator", ","), ("key_separator", ":")):
-        if not isinstance(layout[name], str) or layout[name].strip(" \n\r\t") != mark:
-            raise GrammarError(f"its {name} has to be {mark!r}, with white space", ".x-guidance")
-    return json.dumps(schema | {"x-guidance": layout})
+    try:
+        return json.dumps(with_guidance(schema))
+    except ValueError as error:
+        raise GrammarError(str(error), ".x-guidance") from None
 
 
 def language_of(grammar: Grammar) -> str:

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from local_worker.engines.process.grammar import ONE_LINE
 from local_worker.engines.vllm.phases import phase_params
+from local_worker.guidance import ONE_LINE
 from local_worker.types import (
     GenerationRequest,
     Grammar,
