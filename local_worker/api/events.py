@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 from starlette.responses import Response
 
 from local_worker.api.errors import error_body, log_unexpected
@@ -27,7 +27,7 @@ class ClientGoneError(Exception):
 
 def event(payload: dict[str, Any]) -> bytes:
     """One event, as the bytes that go over the wire."""
-    return b"data: " + json.dumps(payload, ensure_ascii=False).encode() + b"\n\n"
+    return b"data: " + msgspec.json.encode(payload) + b"\n\n"
 
 
 async def disconnected(receive: Receive) -> None:

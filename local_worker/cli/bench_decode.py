@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import itertools
 import random
 import statistics
@@ -64,8 +63,10 @@ def run(options: argparse.Namespace) -> int:
     resolved = _resolve(options, sizes)
     peer = _peer(options, resolved)
     runs: Runs = {}
+    import uvloop  # here: `--help` needs none
+
     try:
-        asyncio.run(_measure(options, resolved, sizes, peer, runs))
+        uvloop.run(_measure(options, resolved, sizes, peer, runs))
     finally:
         if any(found["local-worker"] for found in runs.values()):
             section = _section(resolved, runs)

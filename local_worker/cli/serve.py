@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import math
@@ -153,6 +152,8 @@ def run(options: argparse.Namespace) -> int:
     config = _server_config(options)
     overrides = _overrides(options)
     # Here and not above: `serve --help` needs neither engine nor web framework.
+    import uvloop
+
     from local_worker.serve.listen import bind
 
     listener = bind(config)
@@ -167,7 +168,7 @@ def run(options: argparse.Namespace) -> int:
         kept = accounts.Accounts(options, machine.hardware, gpu=_on_gpu(resolved, machine))
         for line in kept.lines():
             _say(line)
-        asyncio.run(_serve(resolved, config, kept, listener))
+        uvloop.run(_serve(resolved, config, kept, listener))
     return 0
 
 

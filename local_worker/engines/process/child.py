@@ -9,13 +9,13 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from local_worker.engines.process import messages
 from local_worker.errors import EngineStartError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +37,49 @@ class Program:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
+class _Events(asyncio.Protocol):
+    """Hands events on as they come, with nobody to be woken in between: there is one a step.
+
+    Args:
+        take: called with every event but the first one, which `loaded` is set to; to None where the
+            process ended before.
+    """
+
+    def __init__(self, take: Callable[[messages.Event], None]) -> None:
+        self._take = take
+        self._frames = messages.Frames()
+        loop = asyncio.get_running_loop()
+        self.loaded: asyncio.Future[messages.Event | None] = loop.create_future()
+        self.gone: asyncio.Future[None] = loop.create_future()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        for body in self._frames.feed(data):
+            event = messages.event_decoder.decode(body)
+            if self.loaded.done():
+                self._take(event)
+            else:
+                self.loaded.set_result(event)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        del exc  # whatever it was, the process is of no use any more
+        if not self.loaded.done():
+            self.loaded.set_result(None)
+        self.gone.set_result(None)
+
+
 @dataclass(slots=True)
 class Child:
     """A running process and the server's end of its socket."""
 
     process: asyncio.subprocess.Process
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
+    transport: asyncio.WriteTransport
+    events: _Events
 
     @classmethod
-    async def launch(cls, program: Program) -> Child:
-        """Starts a process and sends its config.
+    async def launch(cls, program: Program, take: Callable[[messages.Event], None]) -> Child:
+        """Starts a process and sends its config; `take` gets its events from the second one on.
 
         Raises:
             EngineStartError: the system has no room for one.
@@ -65,8 +97,9 @@ class Child:
                 ours.close()
                 message = f"cannot start the {program.name} process: {error}"
                 raise EngineStartError(message) from error
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        child = cls(process, reader, writer)
+        loop = asyncio.get_running_loop()
+        transport, events = await loop.create_unix_connection(lambda: _Events(take), sock=ours)
+        child = cls(process, cast("asyncio.WriteTransport", transport), events)
         child._write(program.config)
         return child
 
@@ -75,17 +108,16 @@ class Child:
         self._write(message)
 
     def _write(self, message: object) -> None:
-        if not self.writer.is_closing():
-            self.writer.write(messages.frame(message))
+        if not self.transport.is_closing():
+            self.transport.write(messages.frame(message))
 
-    async def receive(self) -> messages.Event | None:
-        """The next event; None when the process is gone."""
-        try:
-            header = await self.reader.readexactly(messages.HEADER.size)
-            (length,) = messages.HEADER.unpack(header)
-            return messages.event_decoder.decode(await self.reader.readexactly(length))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return None
+    async def loaded(self) -> messages.Event | None:
+        """The first event; None where the process has ended before."""
+        return await asyncio.shield(self.events.loaded)
+
+    async def gone(self) -> None:
+        """Returns when the process has closed its end."""
+        await asyncio.shield(self.events.gone)
 
     def kill(self) -> None:
         """Ends the process and all that it started at once, unless they have ended already."""
@@ -101,9 +133,8 @@ class Child:
             return await self.process.wait()
         finally:
             self.kill()  # a process of its own that outlived it would keep the model's memory
-            self.writer.close()
-            with contextlib.suppress(ConnectionError):
-                await self.writer.wait_closed()
+            self.transport.close()
+            await self.gone()
 
 
 def describe_exit(status: int) -> str:

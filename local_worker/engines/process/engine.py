@@ -103,7 +103,7 @@ class ProcessEngine:
         Raises:
             EngineStartError: the system has no room for a process.
         """
-        self._child = await Child.launch(self._program)
+        self._child = await Child.launch(self._program, self._dispatch)
 
     async def start(self) -> None:
         """Starts the process, unless it is, and waits until the model is loaded."""
@@ -191,7 +191,7 @@ class ProcessEngine:
         child = self._child
         assert child is not None, "launched"
         try:
-            event = await child.receive()
+            event = await child.loaded()
         except asyncio.CancelledError:
             child.kill()
             raise
@@ -211,7 +211,7 @@ class ProcessEngine:
         )
 
     async def _supervise(self) -> None:
-        """Reads events until the process ends, then starts another one. For ever."""
+        """Waits until the process ends, then starts another one. For ever."""
         try:
             while await self._serve_one_life():
                 pass
@@ -229,8 +229,7 @@ class ProcessEngine:
     async def _serve_one_life(self) -> bool:
         """Returns whether there is another life after this one."""
         if self._child is not None:
-            while (event := await self._child.receive()) is not None:
-                self._dispatch(event)
+            await self._child.gone()
             self._enter(State.RESTARTING)
             status = await self._child.end(CLOSE_TIMEOUT)
             self._child = None

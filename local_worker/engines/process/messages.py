@@ -8,6 +8,7 @@ decode step carries the outputs of all sequences: never one message per token.
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +20,9 @@ from local_worker.types import (  # noqa: TC001 - msgspec reads the annotations 
     PromptSegment,
     StepOutput,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HEADER = struct.Struct("<I")
 
@@ -136,3 +140,23 @@ def frame(message: object) -> bytes:
     """A command, an event or an engine's configuration as bytes to send."""
     body = _encoder.encode(message)
     return HEADER.pack(len(body)) + body
+
+
+class Frames:
+    """Puts frames together again from what a stream happens to deliver."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> Iterator[memoryview]:
+        """The bodies of the frames that are whole now; to be taken to the end."""
+        data = self._held + data if self._held else data
+        view, start = memoryview(data), 0
+        while len(data) - start >= HEADER.size:
+            (length,) = HEADER.unpack_from(data, start)
+            end = start + HEADER.size + length
+            if end > len(data):
+                break
+            yield view[start + HEADER.size : end]
+            start = end
+        self._held = data[start:]
