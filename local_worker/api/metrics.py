@@ -147,6 +147,8 @@ class _BooksCollector(Collector):
         if ledger is not None:
             text = "Requests written to the ledger"
             yield CounterMetricFamily("local_worker_ledger_rows", text, ledger.written)
+            text = "Processor seconds of writing the ledger"
+            yield CounterMetricFamily("local_worker_ledger_seconds", text, ledger.seconds)
             text = "Requests that are not written to the ledger yet"
             yield GaugeMetricFamily("local_worker_ledger_rows_waiting", text, ledger.waiting)
             text = "Requests that the ledger lacks, since it could not be written"

@@ -38,6 +38,11 @@ WRITE_SECONDS = 0.4
 MOST_WAITING = 10_000
 """Rows that wait for a file that cannot be written, before they are dropped."""
 
+AT_A_TIME = 32
+"""Rows of one statement. After each the thread asks for the interpreter again, and if it then waits
+for a processor, the event loop waits with it: few statements are better than many. Older versions
+of SQLite take 999 values at the most."""
+
 LOCK_SECONDS = 0.5
 """How long one write waits for another process that has the file."""
 
@@ -118,10 +123,10 @@ class Row:
 
 COLUMNS = tuple(field.name for field in fields(Row))
 _values = attrgetter(*COLUMNS)
+_MARKS = f"({', '.join('?' * len(COLUMNS))})"
 _TYPES = {"int": "INTEGER", "int | None": "INTEGER", "float": "REAL", "str": "TEXT"}
 # No key but the order of arrival: a commit then writes one page and not one for each row.
 _SCHEMA = ", ".join(f"{field.name} {_TYPES[str(field.type)]}" for field in fields(Row))
-_INSERT = f"INSERT INTO requests VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - marks
 
 
 def connect(path: Path, *, write: bool) -> sqlite3.Connection:
@@ -210,6 +215,11 @@ class Ledger:
         path: of the file; it and its folder are made where they are missing.
         keep_days: rows older than that are removed, at the start and every hour.
 
+    Attributes:
+        written: rows.
+        dropped: rows that the file lacks.
+        seconds: of a processor, that its thread has taken.
+
     Raises:
         ConfigError: it cannot be written.
     """
@@ -229,10 +239,12 @@ class Ledger:
         self._clean_at = 0.0
         self._queue: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         self._waiting: list[Row] = []
+        self._ending = threading.Event()
         self._failing = False
         self._warn_at = 0.0
         self.written = 0
         self.dropped = 0
+        self.seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 
@@ -253,6 +265,7 @@ class Ledger:
 
     def close(self) -> None:
         """Writes what is left."""
+        self._ending.set()
         self._queue.put(None)
         self._thread.join()
         self._connection.close()
@@ -262,6 +275,7 @@ class Ledger:
         while not last:
             last = self._take()
             self._write()
+            self.seconds = time.thread_time()
             if time.monotonic() >= self._clean_at:
                 self._clean()
         for _ in range(LAST_TRIES):
@@ -272,17 +286,12 @@ class Ledger:
 
     def _take(self) -> bool:
         """Waits for rows, and a little for more of them. Returns whether it was told to end."""
-        until = time.monotonic() + (WRITE_SECONDS if self._waiting else CLEAN_SECONDS)
-        while True:
-            try:
-                row = self._queue.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                return False
-            if row is None:
-                return True
-            if not self._waiting:
-                until = time.monotonic() + WRITE_SECONDS
-            self._waiting.append(row)
+        with contextlib.suppress(queue.Empty):
+            came = [self._queue.get(timeout=WRITE_SECONDS if self._waiting else CLEAN_SECONDS)]
+            self._ending.wait(WRITE_SECONDS)  # and is not woken for each of them
+            came += [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+            self._waiting += [row for row in came if row is not None]
+        return self._ending.is_set() and self._queue.empty()
 
     def _write(self) -> None:
         rows = self._waiting
@@ -290,7 +299,8 @@ class Ledger:
             return
         try:
             with _transaction(self._connection):
-                self._connection.executemany(_INSERT, map(_values, rows))
+                for start in range(0, len(rows), AT_A_TIME):
+                    self._insert(rows[start : start + AT_A_TIME])
         except sqlite3.Error as error:
             self._drop(len(rows) - MOST_WAITING)
             self._warn(error)
@@ -300,6 +310,11 @@ class Ledger:
             log.warning("the ledger %s is written again; %d rows lost", self._path, self.dropped)
         self.written += len(rows)
         self._waiting = []
+
+    def _insert(self, rows: list[Row]) -> None:
+        marks = ", ".join([_MARKS] * len(rows))
+        values = [value for row in rows for value in _values(row)]
+        self._connection.execute(f"INSERT INTO requests VALUES {marks}", values)  # noqa: S608 - marks
 
     def _warn(self, error: sqlite3.Error) -> None:
         now = time.monotonic()
