@@ -110,7 +110,8 @@ class Resolver:
         wish = overrides.wish
         if entry.id == DEFAULT_MODEL:
             wish = replace(wish, max_num_seqs=wish.max_num_seqs or DEMO_MAX_NUM_SEQS)
-            overrides = replace(overrides, threads=overrides.threads or DEMO_THREADS)
+            few = max(1, min(DEMO_THREADS, int(self.machine.hardware.cpu.usable_cores) - 1))
+            overrides = replace(overrides, threads=overrides.threads or few)
         chosen = self._plan(entry, wish, overrides)
         assert chosen.artifact is not None, "a catalog plan names its artifact"
         present = self.store.find(chosen.artifact)

@@ -21,7 +21,7 @@ from local_worker.catalog.vllm_plan import plan_vllm
 from local_worker.engines.vllm.config import VllmConfig
 from local_worker.errors import ConfigError, DoesNotFitError, EngineStartError, ModelFileError
 from local_worker.probe.backend import threads_for, vllm_obstacle
-from local_worker.serve.resolved import DEMO_THREADS, Resolved, card_of
+from local_worker.serve.resolved import DEMO_VLLM_THREADS, Resolved, card_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +73,7 @@ class VllmModels:
         """The model of the package: its weights lie beside the GGUF file."""
         present = self.store.find(entry.weights[0])
         assert present is not None, "the embedded model belongs to the package"
-        overrides = replace(overrides, threads=overrides.threads or DEMO_THREADS)
+        overrides = replace(overrides, threads=overrides.threads or DEMO_VLLM_THREADS)
         facts = read_folder(present.files[0].parent)
         return self._resolved(facts, card_of(entry, present.files[0]), overrides, entry)
 

@@ -34,8 +34,9 @@ def resolve(tmp_path):
         llama="0.3.36",
         vllm="0.32.0+cpu",
         gpus=(),
+        cores=8.0,
     ):
-        cpu = Cpu("a processor", "x86_64", logical_cores=8, usable_cores=8.0)
+        cpu = Cpu("a processor", "x86_64", logical_cores=int(cores), usable_cores=cores)
         hardware = Hardware("linux", "Debian", cpu, Memory(memory, memory), Nvidia(gpus))
         machine = Machine(hardware, Software(llama_cpp=llama, vllm=vllm))
         resolver = Resolver(machine, load(), Store(tmp_path))
@@ -48,8 +49,13 @@ def test_without_a_name_it_is_the_embedded_model(resolve, demo_gguf):
     resolved = resolve()
     assert resolved.card.names[0] == "demo"
     assert resolved.config.model_path == str(demo_gguf)
-    assert (resolved.config.threads, resolved.config.max_num_seqs) == (1, 32)
+    assert (resolved.config.threads, resolved.config.max_num_seqs) == (2, 32)
     assert any("processor" in reason for reason in resolved.reasons)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1.0, 1), (2.0, 1), (3.0, 2), (64.0, 2)])
+def test_the_embedded_model_leaves_a_core_to_the_api(resolve, cores, threads):
+    assert resolve(cores=cores).config.threads == threads
 
 
 def test_what_the_user_sets_stands(resolve):

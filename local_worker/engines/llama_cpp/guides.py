@@ -19,7 +19,7 @@ import numpy as np
 from llguidance import LLTokenizer
 from llguidance._tokenizer import TokenizerWrapper
 
-from local_worker.engines.process.grammar import compiled, words_of
+from local_worker.engines.process.grammar import MOST_KNOWN, MOST_SOURCE, compiled, words_of
 from local_worker.reasoning.budget import Token
 from local_worker.reasoning.turn import Stretch
 
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 
     from local_worker.engines.llama_cpp.binding import Llama
     from local_worker.types import GenerationRequest, Grammar
-
-MOST_COMPILED = 256
-MOST_SOURCE = 1 << 20
-"""Grammars that are kept compiled, and characters of their sources: 100,000 take 5 to 17 MB."""
 
 KEPT_SECONDS = 10.0
 """Between its check and its request's start a grammar must not be compiled again: that would be in
@@ -159,6 +155,16 @@ class Guides:
         """Raises `GrammarError` where answers cannot follow the grammar."""
         self._compiled_once(grammar)
 
+    def knows(self, grammar: Grammar) -> bool:
+        """Whether it is compiled, and stays so until a request that asks now begins."""
+        key = (grammar.kind, grammar.source)
+        with self._lock:
+            found = self._compiled.get(key)
+            if found is not None:
+                self._compiled[key] = found._replace(used=self._clock())
+                self._compiled.move_to_end(key)
+        return found is not None
+
     def guide(self, request: GenerationRequest) -> GrammarGuide | None:
         """For a request; None where its answer is free.
 
@@ -189,7 +195,7 @@ class Guides:
 
     def _forget_old_ones(self) -> None:
         """Down to the bounds, but for those that were checked for a request just now."""
-        while len(self._compiled) > MOST_COMPILED or self._source_size() > MOST_SOURCE:
+        while len(self._compiled) > MOST_KNOWN or self._source_size() > MOST_SOURCE:
             key, oldest = next(iter(self._compiled.items()))
             if self._clock() - oldest.used < KEPT_SECONDS:
                 return

@@ -20,7 +20,7 @@ from local_worker.engines.process.average import mixed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WORTH_LEARNING = 0.005
+WORTH_LEARNING = 0.001
 """Seconds of a step below which there is nothing to win."""
 
 OUTLIER = 3.0

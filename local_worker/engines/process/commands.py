@@ -16,22 +16,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from local_worker.engines.process.channel import Channel
+    from local_worker.engines.process.grammar import Grammars
     from local_worker.engines.process.vocabulary import Vocabulary
-    from local_worker.types import Grammar
 
 LOWEST_PRIORITY = 19
+
+LARGE_SOURCE = 4096
+"""Characters of a grammar from which on it stands back while sequences are decoded; a smaller one
+takes a few milliseconds, and tens of them where it has to wait for a processor that is idle."""
 
 
 class CommandReader(threading.Thread):
     """Reads commands and hands them on; calls are answered in threads of their own.
 
     A long text takes seconds to tokenize, and so may a grammar to compile; what others submit or
-    abort must not wait behind it, nor one behind the other.
+    abort must not wait behind it, nor one behind the other. A grammar that is known is no work, and
+    does not wait until the processors have nothing better to do.
 
     Args:
         channel: to the server.
         vocabulary: for tokenizer calls.
-        check: raises `GrammarError` for a grammar that answers cannot follow.
+        grammars: says which of them answers can follow.
         on_command: gets every other command, in this thread.
         on_end: ends the process, with this status: an orphan would keep the model's memory.
     """
@@ -40,18 +45,19 @@ class CommandReader(threading.Thread):
         self,
         channel: Channel,
         vocabulary: Vocabulary,
-        check: Callable[[Grammar], None],
+        grammars: Grammars,
         on_command: Callable[[messages.Command], None],
         on_end: Callable[[int], None],
     ) -> None:
         super().__init__(name="commands", daemon=True)
         self._channel = channel
         self._vocabulary = vocabulary
-        self._check_grammar = check
+        self._known_grammars = grammars
         self._on_command = on_command
         self._on_end = on_end
         self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
-        self._grammars = ThreadPoolExecutor(1, "grammars", initializer=_stand_back)
+        self._compiler = ThreadPoolExecutor(1, "grammars")
+        self._large = ThreadPoolExecutor(1, "large grammars", initializer=_stand_back)
 
     def run(self) -> None:
         """Until the server is gone, or something unforeseen: the process ends with this thread."""
@@ -66,7 +72,11 @@ class CommandReader(threading.Thread):
 
     def _dispatch(self, command: messages.Command) -> None:
         if isinstance(command, messages.Check):
-            self._grammars.submit(self._answer, command)
+            if self._known_grammars.knows(command.grammar):
+                self._channel.send(messages.Checked(command.call_id))
+            else:
+                is_large = len(command.grammar.source) > LARGE_SOURCE
+                (self._large if is_large else self._compiler).submit(self._answer, command)
         elif isinstance(command, messages.Call):
             self._tokenizer.submit(self._answer, command)
         else:
@@ -87,7 +97,7 @@ class CommandReader(threading.Thread):
 
     def _check(self, call: messages.Check) -> messages.Answer:
         try:
-            self._check_grammar(call.grammar)
+            self._known_grammars.check(call.grammar)
         except GrammarError as error:
             place = call.grammar.field + error.path
             return messages.CallFailed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llguidance import LLMatcher, LLParserLimits, grammar_from
 
@@ -29,6 +29,23 @@ MOST_TRIES = 64
 _PARTS = ("items", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else")
 _LISTS = ("prefixItems", "anyOf", "oneOf", "allOf")
 _NAMED = ("$defs", "definitions", "properties", "patternProperties")
+
+
+MOST_KNOWN = 256
+MOST_SOURCE = 1 << 20
+"""Grammars that are remembered, and characters of their sources; 100,000 take up to 17 MB."""
+
+
+class Grammars(Protocol):
+    """Says which grammars answers can follow. Safe to use from several threads."""
+
+    def check(self, grammar: Grammar) -> None:
+        """Raises `GrammarError` where they cannot."""
+        ...
+
+    def knows(self, grammar: Grammar) -> bool:
+        """Whether it was found good not long ago, so that there is nothing to do."""
+        ...
 
 
 class GrammarError(Exception):

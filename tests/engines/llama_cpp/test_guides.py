@@ -8,8 +8,8 @@ import pytest
 from llguidance import LLTokenizer
 
 from local_worker.demo import families, gguf_path
-from local_worker.engines.llama_cpp.guides import MOST_COMPILED, GuideError, Guides
-from local_worker.engines.process.grammar import GrammarError
+from local_worker.engines.llama_cpp.guides import GuideError, Guides
+from local_worker.engines.process.grammar import MOST_KNOWN, GrammarError
 from local_worker.types import (
     FinishReason,
     GenerationRequest,
@@ -108,16 +108,27 @@ def test_a_grammar_is_compiled_once_and_old_ones_are_forgotten(guides, monkeypat
         return "a matcher"
 
     monkeypatch.setattr("local_worker.engines.llama_cpp.guides.compiled", compile_it)
-    for number in range(MOST_COMPILED + 1):
+    for number in range(MOST_KNOWN + 1):
         guides.check(regex(f"a{{{number}}}"))
     guides.check(regex("a{0}"))
-    assert len(compiled) == MOST_COMPILED + 1, "a request may be on its way"
+    assert len(compiled) == MOST_KNOWN + 1, "a request may be on its way"
     NOW[0] += 60
     guides.check(regex("new"))
     guides.check(regex("a{0}"))
-    assert len(compiled) == MOST_COMPILED + 2, "it was asked for later than others"
+    assert len(compiled) == MOST_KNOWN + 2, "it was asked for later than others"
     guides.check(regex("a{1}"))
-    assert len(compiled) == MOST_COMPILED + 3
+    assert len(compiled) == MOST_KNOWN + 3
+
+
+def test_a_compiled_grammar_is_known_and_stays(guides, monkeypatch):
+    monkeypatch.setattr("local_worker.engines.llama_cpp.guides.compiled", lambda *_: "a matcher")
+    assert not guides.knows(regex("a"))
+    guides.check(regex("a"))
+    NOW[0] += 60
+    assert guides.knows(regex("a"))
+    for number in range(MOST_KNOWN):
+        guides.check(regex(f"b{{{number}}}"))
+    assert guides.knows(regex("a")), "a request that was told so may be on its way"
 
 
 def test_what_cannot_be_followed_is_refused_every_time(guides):

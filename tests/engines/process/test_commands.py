@@ -26,19 +26,34 @@ class Letters:
         return bytes([token_id])
 
 
-def check(grammar):
-    if grammar.source != "good":
-        raise GrammarError("it is not good", ".a")
+class Grammars:
+    """Those called good are, and are known once they were checked."""
+
+    def __init__(self):
+        self.checked = []
+
+    def check(self, grammar):
+        self.checked.append(grammar)
+        if grammar.source != "good":
+            raise GrammarError("it is not good", ".a")
+
+    def knows(self, grammar):
+        return grammar.source == "good" and grammar in self.checked
 
 
 @pytest.fixture
-def process():
+def grammars():
+    return Grammars()
+
+
+@pytest.fixture
+def process(grammars):
     """The server's end of a reader's socket, and what the reader hands on."""
     ours, theirs = socket.socketpair()
     commands: queue.SimpleQueue[messages.Command] = queue.SimpleQueue()
     ends: queue.SimpleQueue[int] = queue.SimpleQueue()
     channel = Channel(theirs)
-    CommandReader(channel, Letters(), check, commands.put, ends.put).start()
+    CommandReader(channel, Letters(), grammars, commands.put, ends.put).start()
     ours.settimeout(10)
     yield ours, commands, ends
     ours.close()
@@ -72,6 +87,13 @@ def test_segments_are_tokenized_one_after_the_other(process):
 def test_a_grammar_is_checked_and_its_field_named(process, source, answer):
     grammar = Grammar(GrammarKind.REGEX, source, "guided_regex")
     assert ask(process[0], messages.Check(3, grammar)) == answer
+
+
+def test_a_known_grammar_is_not_checked_again(process, grammars):
+    grammar = Grammar(GrammarKind.REGEX, "good", "guided_regex")
+    for call_id in (1, 2, 3):
+        assert ask(process[0], messages.Check(call_id, grammar)) == messages.Checked(call_id)
+    assert grammars.checked == [grammar]
 
 
 def test_ids_become_text_again_and_wrong_ones_are_named(process):

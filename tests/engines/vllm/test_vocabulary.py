@@ -6,7 +6,9 @@ import shutil
 import pytest
 
 from local_worker.demo import gguf_path
+from local_worker.engines.process.grammar import MOST_KNOWN, GrammarError
 from local_worker.engines.vllm.vocabulary import Vocabulary
+from local_worker.types import Grammar, GrammarKind
 
 FOLDER = gguf_path().parent
 SIZE = 960
@@ -121,3 +123,17 @@ def test_a_control_token_that_the_vocabulary_lists_is_no_text_either(folder):
     (folder / "tokenizer.json").write_text(json.dumps(source))
     with pytest.raises(ValueError, match="act as one"):
         Vocabulary(folder, SIZE)
+
+
+def test_a_grammar_found_good_is_known_and_one_that_is_refused_never(vocabulary):
+    good = Grammar(GrammarKind.REGEX, "[ab]+", "guided_regex")
+    bad = Grammar(GrammarKind.REGEX, "[ab", "guided_regex")
+    assert not vocabulary.knows(good)
+    vocabulary.check(good)
+    assert vocabulary.knows(good)
+    with pytest.raises(GrammarError):
+        vocabulary.check(bad)
+    assert not vocabulary.knows(bad)
+    for number in range(MOST_KNOWN):
+        vocabulary.check(Grammar(GrammarKind.REGEX, f"a{{{number}}}", "guided_regex"))
+    assert not vocabulary.knows(good)
