@@ -11,8 +11,9 @@ from local_worker.types import Grammar, GrammarKind
 if TYPE_CHECKING:
     from local_worker.api.schemas import GenerationBody
 
-MAX_SOURCE_CHARACTERS = 256 << 10
-"""Of one schema, expression, list of choices or grammar."""
+MAX_SOURCE_CHARACTERS = 128 << 10
+"""Of one schema, expression, list of choices or grammar. OpenAI takes 120,000 characters of names
+and values in a schema (its guide to structured outputs). Streams wait while one is read."""
 
 
 def asked_grammar(body: GenerationBody) -> Grammar | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from local_worker.types import Grammar
 
 LIMITS = LLParserLimits(step_lexer_fuel=100_000, verbose_errors=False)
-"""What a grammar may take to compile (with 256 KiB of source, a third of a second on one core)
+"""What a grammar may take to compile (with 128 KiB of source, a sixth of a second on one core)
 and to follow (a few milliseconds a token): the library's own bounds, and half its fuel."""
 
 _SPECIAL = frozenset(r"\.+*?()|[]{}^$#&-~/")
