@@ -79,11 +79,13 @@ def run(options: argparse.Namespace) -> int:
 def _resolve(options: argparse.Namespace, sizes: list[Size]) -> Resolved:
     """A plan with room for the largest size, and without anything kept for later."""
     from local_worker.engines.llama_cpp.config import LlamaConfig
+    from local_worker.engines.llama_cpp.layout import BLOCK
 
     each = max(cells_of(size, options.steps) // size.sequences for size in sizes)
+    most = max(size.sequences for size in sizes)
     arguments = [
         f"--context={each}",
-        f"--max-num-seqs={max(size.sequences for size in sizes)}",
+        f"--max-num-seqs={most}",
         "--prefix-slots=0",
         "--target-itl=0",
         *options.serve_arg,
@@ -93,10 +95,11 @@ def _resolve(options: argparse.Namespace, sizes: list[Size]) -> Resolved:
         raise ConfigError(
             "bench decode measures the llama.cpp engine; for vLLM there is bench serve"
         )
-    # A plan has room for one request of that length; here all have it at once.
-    cells = max(cells_of(size, options.steps) for size in sizes)
+    # A plan has room for one request of that length; here all have it at once, and in buffers of
+    # their own, too, which the library makes in blocks.
+    cells = most * -(-each // BLOCK) * BLOCK
     # Random weights go round in circles, which is easy to guess, and no measure of a step.
-    config = replace(resolved.config, kv_capacity=max(each, cells), prompt_lookup=False)
+    config = replace(resolved.config, kv_capacity=cells, prompt_lookup=False)
     return replace(resolved, config=config)
 
 
