@@ -287,10 +287,11 @@ class Ledger:
     def _take(self) -> bool:
         """Waits for rows, and a little for more of them. Returns whether it was told to end."""
         with contextlib.suppress(queue.Empty):
-            came = [self._queue.get(timeout=WRITE_SECONDS if self._waiting else CLEAN_SECONDS)]
+            first = self._queue.get(timeout=WRITE_SECONDS if self._waiting else CLEAN_SECONDS)
+            self._waiting += [first] if first else []
             self._ending.wait(WRITE_SECONDS)  # and is not woken for each of them
-            came += [self._queue.get_nowait() for _ in range(self._queue.qsize())]
-            self._waiting += [row for row in came if row is not None]
+            more = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+            self._waiting += [row for row in more if row]
         return self._ending.is_set() and self._queue.empty()
 
     def _write(self) -> None:

@@ -82,6 +82,7 @@ class Server:
             loop.add_signal_handler(number, self.stop)
         uvicorn_config = uvicorn.Config(
             self._app,
+            http="h11",  # which bounds a request's head; httptools takes one of any length
             log_level="warning",
             access_log=False,
             lifespan="off",

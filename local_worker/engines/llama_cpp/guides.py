@@ -150,6 +150,7 @@ class Guides:
         self._tokenizer: LLTokenizer | None = None
         self._compiled: OrderedDict[tuple[str, str], _Compiled] = OrderedDict()
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
 
     def check(self, grammar: Grammar) -> None:
         """Raises `GrammarError` where answers cannot follow the grammar."""
@@ -206,7 +207,7 @@ class Guides:
 
     def _known_tokenizer(self) -> LLTokenizer:
         """Made for the first grammar: reading a vocabulary of 150,000 entries takes 0.7 s."""
-        with self._lock:
+        with self._reading:  # the other lock is for what takes no time
             if self._tokenizer is None:
                 words = TokenizerWrapper(_Words(self._llama))
                 self._tokenizer = LLTokenizer(words, eos_token=sorted(self._llama.end_ids))

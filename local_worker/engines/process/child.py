@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -16,6 +17,9 @@ from local_worker.errors import EngineStartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,16 @@ class _Events(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        for body in self._frames.feed(data):
-            event = messages.event_decoder.decode(body)
-            if self.loaded.done():
-                self._take(event)
-            else:
-                self.loaded.set_result(event)
+        try:
+            for body in self._frames.feed(data):
+                event = messages.event_decoder.decode(body)
+                if self.loaded.done():
+                    self._take(event)
+                else:
+                    self.loaded.set_result(event)
+        except Exception:  # the connection ends with it, and so does the process
+            log.exception("an event of the engine process cannot be taken")
+            raise
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""

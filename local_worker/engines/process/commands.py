@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 LOWEST_PRIORITY = 19
 
-LARGE_SOURCE = 4096
-"""Characters of a grammar from which on it stands back while sequences are decoded; a smaller one
-takes a few milliseconds, and tens of them where it has to wait for a processor that is idle."""
+SHORT_SECONDS = 0.02
+"""After which a grammar that is still being compiled stands back while sequences are decoded. Most
+take a few milliseconds, and tens of them where they wait for a processor with nothing to do."""
 
 
 class CommandReader(threading.Thread):
@@ -57,7 +58,6 @@ class CommandReader(threading.Thread):
         self._on_end = on_end
         self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
         self._compiler = ThreadPoolExecutor(1, "grammars")
-        self._large = ThreadPoolExecutor(1, "large grammars", initializer=_stand_back)
 
     def run(self) -> None:
         """Until the server is gone, or something unforeseen: the process ends with this thread."""
@@ -75,12 +75,20 @@ class CommandReader(threading.Thread):
             if self._known_grammars.knows(command.grammar):
                 self._channel.send(messages.Checked(command.call_id))
             else:
-                is_large = len(command.grammar.source) > LARGE_SOURCE
-                (self._large if is_large else self._compiler).submit(self._answer, command)
+                self._compiler.submit(self._answer_in_time, command)
         elif isinstance(command, messages.Call):
             self._tokenizer.submit(self._answer, command)
         else:
             self._on_command(command)
+
+    def _answer_in_time(self, call: messages.Call) -> None:
+        """In a thread of its own, since a thread that has stood back cannot step forward again."""
+        thread = threading.Thread(target=self._answer, args=(call,), name="grammar", daemon=True)
+        thread.start()
+        thread.join(SHORT_SECONDS)
+        if thread.is_alive():
+            _stand_back(thread)
+        thread.join()
 
     def _answer(self, call: messages.Call) -> None:
         try:
@@ -125,7 +133,9 @@ class CommandReader(threading.Thread):
         return messages.Text(call.call_id, data.decode(errors="replace"))
 
 
-def _stand_back() -> None:
-    """This thread takes what the others leave of the processor: sequences are decoded meanwhile."""
-    if sys.platform == "linux":  # elsewhere it is the whole process that has a priority
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+def _stand_back(thread: threading.Thread) -> None:
+    """It takes what the others leave of the processor from now on: sequences are decoded."""
+    # Elsewhere it is the whole process that has a priority.
+    if sys.platform == "linux" and thread.native_id is not None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended just now
+            os.setpriority(os.PRIO_PROCESS, thread.native_id, LOWEST_PRIORITY)

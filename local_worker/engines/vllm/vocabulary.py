@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ class Vocabulary:
         # A vocabulary needs some end token to be read; which one makes no difference to pieces.
         self._bytes = LLTokenizer(text, eos_token=self.end_ids[0])
         self._good: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._lock = threading.Lock()
         self._known = max(self._encoder.get_vocab(with_added_tokens=True).values()) + 1
 
     def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
@@ -75,16 +77,22 @@ class Vocabulary:
     def check(self, grammar: Grammar) -> None:
         """Raises `GrammarError` where answers cannot follow that grammar."""
         compiled(grammar, self._bytes)
-        self._good[grammar.kind, grammar.source] = None
-        while len(self._good) > MOST_KNOWN or self._remembered() > MOST_SOURCE:
-            self._good.popitem(last=False)
+        with self._lock:
+            self._good[grammar.kind, grammar.source] = None
+            while len(self._good) > MOST_KNOWN or self._remembered() > MOST_SOURCE:
+                self._good.popitem(last=False)
 
     def _remembered(self) -> int:
         return sum(len(source) for _, source in self._good)
 
     def knows(self, grammar: Grammar) -> bool:
         """Whether it was checked, not long ago."""
-        return (grammar.kind, grammar.source) in self._good
+        key = (grammar.kind, grammar.source)
+        with self._lock:
+            known = key in self._good
+            if known:
+                self._good.move_to_end(key)
+        return known
 
 
 def _without(source: dict[str, Any], control: list[dict[str, Any]]) -> Tokenizer:
