@@ -77,12 +77,13 @@ async def _all(url: str, clients: int, more: Callable[[], bool]) -> Answered:
     return answered
 
 
-def processor_seconds(server: Server) -> float:
-    """Of the server's API process, where the ledger is written: to the nanosecond on Linux."""
-    times = psutil.Process(server.process.pid).cpu_times()
-    stats = Path("/proc", str(server.process.pid)).glob("task/*/schedstat")
-    exact = [int(stat.read_text().split()[0]) / 1e9 for stat in stats]
-    return sum(exact) if exact else times.user + times.system
+def processor_seconds(pid: int) -> float:
+    """Of a process: to the nanosecond on Linux."""
+    stats = Path("/proc", str(pid)).glob("task/*/schedstat")
+    if exact := [int(stat.read_text().split()[0]) / 1e9 for stat in stats]:
+        return sum(exact)
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
 
 
 def writers_share(folder: Path, clients: int, seconds: float) -> str:
@@ -92,16 +93,13 @@ def writers_share(folder: Path, clients: int, seconds: float) -> str:
     """
     server = Server("--ledger", str(folder / "share.sqlite3"))
     try:
-        engine = server.engine_pid()
-        processes = [psutil.Process(pid) for pid in (server.process.pid, engine) if pid]
+        pids = [pid for pid in (server.process.pid, server.engine_pid()) if pid]
         found = []
         for _ in range(SHARES):
-            before = _both(server, processes)
+            before = _both(server, pids)
             answered = asyncio.run(load(server.url, clients, seconds))
             time.sleep(2 * ACKNOWLEDGED)
-            writer, all_of_it = (
-                a - b for a, b in zip(_both(server, processes), before, strict=True)
-            )
+            writer, all_of_it = (a - b for a, b in zip(_both(server, pids), before, strict=True))
             found.append(writer / all_of_it)
     finally:
         server.stop()
@@ -109,19 +107,19 @@ def writers_share(folder: Path, clients: int, seconds: float) -> str:
     return f"{statistics.median(found):.2%} ({low:.2%}-{high:.2%}), {len(answered)} requests each"
 
 
-def _both(server: Server, processes: list[psutil.Process]) -> tuple[float, float]:
-    times = [process.cpu_times() for process in processes]
+def _both(server: Server, pids: list[int]) -> tuple[float, float]:
     writer = counted(server.url, "local_worker_ledger_seconds_total")
-    return writer, sum(t.user + t.system for t in times)
+    return writer, sum(map(processor_seconds, pids))
 
 
 def turn(server: Server, clients: int, requests: int) -> tuple[float, float]:
     """Requests/s, and processor seconds a request."""
-    before, begun = processor_seconds(server), time.monotonic()
+    pid = server.process.pid
+    before, begun = processor_seconds(pid), time.monotonic()
     left = iter(range(requests))
     answered = asyncio.run(_all(server.url, clients, lambda: next(left, None) is not None))
     took = time.monotonic() - begun
-    return len(answered) / took, (processor_seconds(server) - before) / len(answered)
+    return len(answered) / took, (processor_seconds(pid) - before) / len(answered)
 
 
 def rows(path: Path) -> collections.Counter[str]:

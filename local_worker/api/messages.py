@@ -94,17 +94,16 @@ def _calls_of(message: Message, called: dict[str, str], place: str) -> list[dict
 
 def _arguments_of(given: str | dict[str, Any], param: str) -> dict[str, Any]:
     """Templates write them member by member."""
-    if isinstance(given, dict):
-        given = json.dumps(given, ensure_ascii=False)
-    if not given.strip():
+    if isinstance(given, str) and not given.strip():
         return {}
     try:
-        found = json.loads(given)
+        found = json.loads(given) if isinstance(given, str) else given
+        written = json.dumps(found, ensure_ascii=False)
     except (ValueError, RecursionError) as error:
         raise InvalidParameterError(f"'{param}' is not valid JSON: {error}", param=param) from None
     if not isinstance(found, dict):
         raise InvalidParameterError(f"'{param}' must be a JSON object", param=param)
-    check_text(json.dumps(found, ensure_ascii=False), param)
+    check_text(written, param)
     return found
 
 

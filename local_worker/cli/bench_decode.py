@@ -57,14 +57,14 @@ def _counts(text: str) -> tuple[int, ...]:
 
 def run(options: argparse.Namespace) -> int:
     """Measures, prints, writes."""
+    import uvloop  # here: `--help` needs none
+
     if options.pairs < 1 or options.steps < 1 or min(options.sequences) < 1:
         raise ConfigError("--pairs, --steps and --sequences must be at least 1")
     sizes = [Size(n, d) for d, n in itertools.product(options.depths, options.sequences)]
     resolved = _resolve(options, sizes)
     peer = _peer(options, resolved)
     runs: Runs = {}
-    import uvloop  # here: `--help` needs none
-
     try:
         uvloop.run(_measure(options, resolved, sizes, peer, runs))
     finally:

@@ -18,11 +18,11 @@ from llama_cpp import llama_cpp as lib
 
 from local_worker.engines.llama_cpp.batch import Batch, Row
 from local_worker.engines.llama_cpp.layout import Layout, slot_cells
+from local_worker.engines.llama_cpp.lookup import MOST_GUESSES
 from local_worker.engines.llama_cpp.native_log import NativeLog
 from local_worker.engines.llama_cpp.placement import expert_overrides
 from local_worker.engines.llama_cpp.prefix_cache import Cut, Share
 from local_worker.engines.llama_cpp.radix import RECURRENT
-from local_worker.engines.llama_cpp.scheduler import MOST_GUESSES
 from local_worker.engines.llama_cpp.shapes import MOST_PADDING
 from local_worker.engines.llama_cpp.states import fresh_memory
 from local_worker.engines.process.vocabulary import structures_a_prompt

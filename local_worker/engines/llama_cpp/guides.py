@@ -12,14 +12,13 @@ import itertools
 import re
 import threading
 import time
-from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from llguidance import LLTokenizer
 from llguidance._tokenizer import TokenizerWrapper
 
-from local_worker.engines.process.grammar import MOST_KNOWN, MOST_SOURCE, compiled, words_of
+from local_worker.engines.process.grammar import Known, compiled, words_of
 from local_worker.reasoning.budget import Token
 from local_worker.reasoning.turn import Stretch
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from local_worker.engines.llama_cpp.binding import Llama
     from local_worker.types import GenerationRequest, Grammar
+
 
 KEPT_SECONDS = 10.0
 """Between its check and its request's start a grammar must not be compiled again: that would be in
@@ -134,22 +134,13 @@ class _Words:
         ]
 
 
-class _Compiled(NamedTuple):
-    """A grammar, and when it was last asked for."""
-
-    matcher: LLMatcher
-    used: float
-
-
 class Guides:
     """Compiles grammars for a model's vocabulary, each once."""
 
     def __init__(self, llama: Llama, clock: Callable[[], float] = time.monotonic) -> None:
         self._llama = llama
-        self._clock = clock
         self._tokenizer: LLTokenizer | None = None
-        self._compiled: OrderedDict[tuple[str, str], _Compiled] = OrderedDict()
-        self._lock = threading.Lock()
+        self._compiled: Known[LLMatcher] = Known(KEPT_SECONDS, clock)
         self._reading = threading.Lock()
 
     def check(self, grammar: Grammar) -> None:
@@ -158,13 +149,7 @@ class Guides:
 
     def knows(self, grammar: Grammar) -> bool:
         """Whether it is compiled, and stays so until a request that asks now begins."""
-        key = (grammar.kind, grammar.source)
-        with self._lock:
-            found = self._compiled.get(key)
-            if found is not None:
-                self._compiled[key] = found._replace(used=self._clock())
-                self._compiled.move_to_end(key)
-        return found is not None
+        return grammar in self._compiled
 
     def guide(self, request: GenerationRequest) -> GrammarGuide | None:
         """For a request; None where its answer is free.
@@ -184,30 +169,15 @@ class Guides:
         )
 
     def _compiled_once(self, grammar: Grammar) -> LLMatcher:
-        key = (grammar.kind, grammar.source)
-        with self._lock:
-            found = self._compiled.get(key)
-        matcher = compiled(grammar, self._known_tokenizer()) if found is None else found.matcher
-        with self._lock:
-            self._compiled[key] = _Compiled(matcher, self._clock())
-            self._compiled.move_to_end(key)
-            self._forget_old_ones()
+        matcher = self._compiled.get(grammar)
+        if matcher is None:
+            matcher = compiled(grammar, self._known_tokenizer())
+            self._compiled.put(grammar, matcher)
         return matcher
-
-    def _forget_old_ones(self) -> None:
-        """Down to the bounds, but for those that were checked for a request just now."""
-        while len(self._compiled) > MOST_KNOWN or self._source_size() > MOST_SOURCE:
-            key, oldest = next(iter(self._compiled.items()))
-            if self._clock() - oldest.used < KEPT_SECONDS:
-                return
-            del self._compiled[key]
-
-    def _source_size(self) -> int:
-        return sum(len(source) for _, source in self._compiled)
 
     def _known_tokenizer(self) -> LLTokenizer:
         """Made for the first grammar: reading a vocabulary of 150,000 entries takes 0.7 s."""
-        with self._reading:  # the other lock is for what takes no time
+        with self._reading:
             if self._tokenizer is None:
                 words = TokenizerWrapper(_Words(self._llama))
                 self._tokenizer = LLTokenizer(words, eos_token=sorted(self._llama.end_ids))

@@ -20,6 +20,9 @@ MATCH = 3
 LONGEST = 15
 """Tokens guessed at a time."""
 
+MOST_GUESSES = 16
+"""Rows of guesses in a step at the most: the logits of each need room."""
+
 PRIOR = 0.6
 """How often a guess is right, before any was judged."""
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from local_worker.engines.llama_cpp.kept import KeptMatch
 from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser
+from local_worker.engines.llama_cpp.lookup import MOST_GUESSES
 from local_worker.engines.llama_cpp.pace import Pace
 from local_worker.engines.llama_cpp.plan import Chunk, Plan, chunk_of, shares
 from local_worker.engines.llama_cpp.prefix_cache import Cut, PrefixCache
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 20.0
 """Seconds after which a background request has waited long enough."""
-
-MOST_GUESSES = 16
-"""Rows of guesses in a step at the most: the logits of each need room."""
 
 WORTH_WAITING = 16
 """Tokens that a waiting prompt has to gain from one that is being computed."""
@@ -323,9 +321,9 @@ class Scheduler:
             chunk = chunk_of(sequence, count)
             if chunk.samples and guesses > 0:
                 most = min(guesses, max(1, MOST_GUESSES // len(decoding)), budget - kept_back)
-                found = sequence.guess(most, price)
-                guesses, budget = guesses - len(found), budget - len(found)
-                chunk = replace(chunk, guesses=found)
+                if found := sequence.guess(most, price):
+                    guesses, budget = guesses - len(found), budget - len(found)
+                    chunk = replace(chunk, guesses=found)
             yield chunk
         prefilling = [s for s in self.running if s.is_prefilling]
         taken = self._max_tokens_per_step - budget

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from llguidance import LLMatcher, LLParserLimits, grammar_from
 
@@ -30,6 +33,7 @@ _PARTS = ("items", "additionalProperties", "contains", "propertyNames", "not", "
 _LISTS = ("prefixItems", "anyOf", "oneOf", "allOf")
 _NAMED = ("$defs", "definitions", "properties", "patternProperties")
 
+T = TypeVar("T")
 
 MOST_KNOWN = 256
 MOST_SOURCE = 1 << 20
@@ -46,6 +50,59 @@ class Grammars(Protocol):
     def knows(self, grammar: Grammar) -> bool:
         """Whether it was found good not long ago, so that there is nothing to do."""
         ...
+
+
+class _Used(NamedTuple, Generic[T]):
+    """What is remembered of a grammar, and when it was last asked for."""
+
+    value: T
+    when: float
+
+
+class Known(Generic[T]):
+    """What is remembered of grammars, within bounds. Safe to use from several threads.
+
+    Args:
+        kept: seconds for which one that was asked for is not forgotten, whatever the bounds.
+        clock: for that.
+    """
+
+    def __init__(self, kept: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._kept = kept
+        self._clock = clock
+        self._found: OrderedDict[tuple[str, str], _Used[T]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __contains__(self, grammar: Grammar) -> bool:
+        return self.get(grammar) is not None
+
+    def get(self, grammar: Grammar) -> T | None:
+        """What was put, which counts as asked for now; None for one that is not known."""
+        key = (grammar.kind, grammar.source)
+        with self._lock:
+            used = self._found.get(key)
+            if used is None:
+                return None
+            self._use(key, used.value)
+            return used.value
+
+    def put(self, grammar: Grammar, value: T) -> None:
+        """Remembers it."""
+        with self._lock:
+            self._use((grammar.kind, grammar.source), value)
+
+    def _use(self, key: tuple[str, str], value: T) -> None:
+        """Forgets others for it, those first that nobody has asked for the longest."""
+        self._found[key] = _Used(value, self._clock())
+        self._found.move_to_end(key)
+        while len(self._found) > MOST_KNOWN or self._source_size() > MOST_SOURCE:
+            oldest = next(iter(self._found))
+            if self._clock() - self._found[oldest].when < self._kept:
+                return
+            del self._found[oldest]
+
+    def _source_size(self) -> int:
+        return sum(len(source) for _, source in self._found)
 
 
 class GrammarError(Exception):

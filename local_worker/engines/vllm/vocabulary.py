@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import secrets
-import threading
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from llguidance import LLTokenizer
 from tokenizers import Tokenizer
 
 from local_worker.catalog.hf_folder import chat_template_of
-from local_worker.engines.process.grammar import MOST_KNOWN, MOST_SOURCE, compiled
+from local_worker.engines.process.grammar import Known, compiled
 from local_worker.engines.process.vocabulary import structures_a_prompt
 
 if TYPE_CHECKING:
@@ -53,8 +51,7 @@ class Vocabulary:
         self.end_ids = _end_ids(folder, self._encoder.token_to_id(self.eos_token))
         # A vocabulary needs some end token to be read; which one makes no difference to pieces.
         self._bytes = LLTokenizer(text, eos_token=self.end_ids[0])
-        self._good: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._lock = threading.Lock()
+        self._good: Known[bool] = Known()
         self._known = max(self._encoder.get_vocab(with_added_tokens=True).values()) + 1
 
     def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
@@ -77,22 +74,11 @@ class Vocabulary:
     def check(self, grammar: Grammar) -> None:
         """Raises `GrammarError` where answers cannot follow that grammar."""
         compiled(grammar, self._bytes)
-        with self._lock:
-            self._good[grammar.kind, grammar.source] = None
-            while len(self._good) > MOST_KNOWN or self._remembered() > MOST_SOURCE:
-                self._good.popitem(last=False)
-
-    def _remembered(self) -> int:
-        return sum(len(source) for _, source in self._good)
+        self._good.put(grammar, True)
 
     def knows(self, grammar: Grammar) -> bool:
         """Whether it was checked, not long ago."""
-        key = (grammar.kind, grammar.source)
-        with self._lock:
-            known = key in self._good
-            if known:
-                self._good.move_to_end(key)
-        return known
+        return grammar in self._good
 
 
 def _without(source: dict[str, Any], control: list[dict[str, Any]]) -> Tokenizer:
