@@ -172,6 +172,8 @@ async def test_a_stop_string_still_ends_the_answer(grammar_engine):
         (GrammarKind.REGEX, "(?=a)b"),
         (GrammarKind.GRAMMAR, "start: unknown"),
         (GrammarKind.GRAMMAR, "::="),
+        # The first number that both divide is 99 million: it would be looked for, for minutes.
+        (GrammarKind.JSON_SCHEMA, '{"allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}'),
     ],
 )
 async def test_a_grammar_that_cannot_be_followed_is_refused_by_its_field(

@@ -26,7 +26,7 @@ from local_worker.engines.llama_cpp.prefix_cache import Room
 from local_worker.engines.llama_cpp.scheduler import Scheduler
 from local_worker.engines.llama_cpp.shapes import StepShapes
 from local_worker.engines.llama_cpp.states import FileStates, MemoryStates, identity_of
-from local_worker.engines.process import messages
+from local_worker.engines.process import messages, trial
 from local_worker.engines.process.channel import open_channel
 from local_worker.engines.process.commands import CommandReader
 from local_worker.types import EngineInfo
@@ -127,7 +127,7 @@ def main() -> None:
     )
     guides = Guides(llama)
     loop = EngineLoop(llama, scheduler, shapes, states, guides, channel)
-    CommandReader(channel, llama, guides, loop.submit, os._exit).start()
+    CommandReader(channel, llama, trial.Bounded(guides, trial.start), loop.submit, os._exit).start()
     loop.run()
     llama.close()
 

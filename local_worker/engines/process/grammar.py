@@ -145,17 +145,24 @@ def _literal(text: str) -> str:
 
 
 def compiled(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
-    """What holds answers to the grammar, at its beginning. Takes up to a second.
+    """What holds answers to the grammar, at its beginning. `trial` bounds what that takes.
 
     Raises:
         GrammarError: answers cannot follow it.
     """
-    try:
-        return _compile(language_of(grammar), source_of(grammar), tokenizer)
-    except GrammarError as error:
-        if grammar.kind is not GrammarKind.JSON_SCHEMA or error.path:
-            raise
-        message = str(error)
+    return _compile(language_of(grammar), source_of(grammar), tokenizer)
+
+
+def fault_of(grammar: Grammar, message: str, tokenizer: LLTokenizer) -> str:
+    """The path to the part of a schema that is at fault, by compiling its parts; often empty.
+
+    Args:
+        grammar: that answers cannot follow.
+        message: why.
+        tokenizer: any.
+    """
+    if grammar.kind is not GrammarKind.JSON_SCHEMA:
+        return ""
 
     def fails_alike(schema: dict[str, Any]) -> bool:
         try:
@@ -164,7 +171,7 @@ def compiled(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
             return str(error) == message
         return False
 
-    raise GrammarError(message, culprit(json.loads(grammar.source), fails_alike))
+    return culprit(json.loads(grammar.source), fails_alike)
 
 
 def _compile(kind: str, source: str, tokenizer: LLTokenizer) -> LLMatcher:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from local_worker.engines.process import messages
+from local_worker.engines.process import messages, trial
 from local_worker.engines.process.channel import Channel, open_channel
 from local_worker.engines.process.commands import CommandReader
 from local_worker.engines.process.sequence import Sequence, Status
@@ -352,7 +352,9 @@ async def run(channel: Channel, config: VllmConfig) -> None:
     room = config.max_num_seqs * config.data_parallel_size
     biases = not config.engine_args.get("speculative_config")
     worker = Worker(Sequences(vllm, vocabulary, channel, room, biases=biases), vllm)
-    CommandReader(channel, vocabulary, vocabulary, worker.take, end_orphans).start()
+    CommandReader(
+        channel, vocabulary, trial.Bounded(vocabulary, trial.start), worker.take, end_orphans
+    ).start()
     await worker.serve()
     # vLLM's own shutdown gives shared memory back; it must not take longer than the server waits.
     timer = threading.Timer(CLOSE_SECONDS, end_process)
