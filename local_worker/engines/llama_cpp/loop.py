@@ -88,6 +88,7 @@ class EngineLoop:
             self._channel.send(messages.Stepped(tuple(outputs), self._stats(), work))
             self._laps.end("send")
             self._states.settle()
+            self._slim()
         if self._states.lasting:
             self._arrange(self._scheduler.clear_cache())
         self._states.close()
@@ -141,7 +142,7 @@ class EngineLoop:
     def _compute(self, chunks: tuple[Chunk, ...], decoding: int) -> list[Logits]:
         rows = [row for chunk in chunks for row in _rows(chunk)]
         only_decoding = decoding == len(chunks)
-        choice = self._shapes.choose(len(rows), only_decoding=only_decoding)
+        choice = self._shapes.choose(len(rows), decoding, only_decoding=only_decoding)
         guided = [c.sequence.guide for c in chunks if c.samples and c.sequence.guide is not None]
         self._laps.end("schedule")
         masks = self._masks.submit(_prepare, guided) if guided else None
@@ -178,6 +179,13 @@ class EngineLoop:
                 self._states.drop(operation.key)
             else:
                 self._llama.arrange((operation,))
+
+    def _slim(self) -> None:
+        """Copies prefixes out of the way: one a step where somebody waits for the next one."""
+        while operations := self._scheduler.slim():
+            self._arrange(operations)
+            if self._scheduler.has_work or not self._commands.empty():
+                return
 
     def _drain(self) -> None:
         """Takes all commands; waits for one only when there is nothing to compute."""

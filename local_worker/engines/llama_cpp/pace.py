@@ -19,7 +19,7 @@ OUTLIER = 4.0
 DEFAULT_SLOWDOWN = 2.0
 """Of a decode step, where nobody says what the streams need."""
 
-LEAST_TOKENS = 16
+LEAST_TOKENS = 8
 """However slow the machine: a prompt must get on."""
 
 SMALLEST_STEP = 128

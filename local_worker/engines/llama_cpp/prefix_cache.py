@@ -6,7 +6,8 @@ A finished sequence's slot stays as it is and lends what it holds, until its cel
 itself are needed: least recently used first. Every cell in use makes every step a little slower,
 used by it or not, so the cache has limits of its own: what costs little may stay, and beside it the
 newest one if it is not too large, since a conversation is likely to go on from there - until
-something else comes instead. What is worth it is copied out of the buffer before it is given up,
+something else comes instead. The others go one by one, since a copy takes as long as a step and
+everybody waits for it. What is worth it is copied out of the buffer before it is given up,
 and back when it is asked for, which takes a hundredth of computing it: see `kept`.
 
 Nothing is done here: every change of slots is returned as operations, to be carried out on the
@@ -194,12 +195,15 @@ class PrefixCache:
             operations.append(Load(match.key, slot, match.length))
         return tuple(operations), slot
 
-    def slim(self) -> tuple[Operation, ...]:
-        """Evicts what would slow down the sequences that have just been given their slots."""
-        operations: list[Operation] = []
-        while self._cached and self.cached_cells() > self._room.cheap_cells:
-            operations += self._evict(next(iter(self._cached)))
-        return tuple(operations)
+    def slim(self, least: int) -> tuple[Operation, ...]:
+        """Evicts one of those that slow every step down; nothing when there are none.
+
+        Args:
+            least: slots that stay, whatever they hold.
+        """
+        if len(self._cached) <= least or self.cached_cells() <= self._room.cheap_cells:
+            return ()
+        return self._evict(next(iter(self._cached)))
 
     def _lowest_free(self) -> int:
         """Where slots have buffers of their own, those of neighbours are computed together."""
@@ -246,9 +250,7 @@ class PrefixCache:
         self._cached[slot] = None
         if window is None:
             operations += self._evict_contained(slot)
-        while len(self._cached) > self._room.cache_slots or (
-            len(self._cached) > 1 and self.cached_cells() > self._room.cheap_cells
-        ):
+        while len(self._cached) > self._room.cache_slots:
             operations += self._evict(next(iter(self._cached)))
         return tuple(operations)
 

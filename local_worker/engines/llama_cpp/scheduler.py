@@ -74,6 +74,7 @@ class Scheduler:
             Layout.UNIFIED, room.max_num_seqs, room.kv_capacity, fixed=True
         )
         self.pace = Pace(target_itl)
+        self._joined = False
         self.waiting: deque[CachedSequence] = deque()
         self.running: list[CachedSequence] = []
 
@@ -128,6 +129,16 @@ class Scheduler:
     def stored(self, key: int, size: int) -> tuple[Operation, ...]:
         """What a `Keep` has copied takes so many bytes."""
         return self._cache.stored(key, size)
+
+    def slim(self) -> tuple[Operation, ...]:
+        """Gives up one of the prefixes that slow every step down; nothing when there are none.
+
+        The newest one stays until somebody else has come.
+        """
+        crowded = self._joined and bool(self.running)
+        operations = self._cache.slim(0 if crowded else 1)
+        self._joined = crowded and bool(operations)
+        return operations
 
     def clear_cache(self) -> tuple[Operation, ...]:
         """Gives up what is kept for sequences to come."""
@@ -206,8 +217,7 @@ class Scheduler:
     def _admit(self, now: float) -> Iterator[Operation]:
         running = len(self.running)
         yield from self._admit_in_turn(now)
-        if len(self.running) > running:
-            yield from self._cache.slim()
+        self._joined = self._joined or len(self.running) > running
 
     def _admit_in_turn(self, now: float) -> Iterator[Operation]:
         for sequence in self._by_rank(now):

@@ -137,12 +137,17 @@ class Shapes:
         self._sizes: dict[int, _Size] = {}
         self._seen: dict[Shape, float] = {}  # seconds, of whatever size
 
-    def choose(self, rows: int) -> Shape:
-        """How to compute a step with so many rows in use."""
+    def choose(self, rows: int, *, tries: bool = True) -> Shape:
+        """How to compute a step with so many rows in use.
+
+        Args:
+            rows: in use.
+            tries: whether it may be one that is not known to be good.
+        """
         size = self._size(rows)
-        if size.trial is None:
+        if size.trial is None and tries:
             size.trial = self._due(rows, size)
-        return size.trial or size.best
+        return (tries and size.trial) or size.best
 
     def best(self, rows: int) -> Shape:
         """The shape that steps of that size have when nothing is tried."""
@@ -254,6 +259,10 @@ class Choice:
 class StepShapes:
     """Shapes of steps that only decode, and of those with prompts in them.
 
+    A trial that is lost costs a step with prompts in it as much again, and everybody who streams
+    waits for it. So where some do, nothing is tried unless steps that only decode have found that
+    another number of threads is better: they meet the same neighbours, and are short.
+
     Args: see `Shapes`.
     """
 
@@ -262,15 +271,23 @@ class StepShapes:
         self._decode = Shapes(threads, max_rows, pads=pads, fewer=fewer)
         self._prompts = Shapes(threads, max_rows, pads=False, fewer=fewer, trials=PROMPTS)
 
-    def choose(self, rows: int, *, only_decoding: bool) -> Choice:
-        """How to compute a step of so many rows."""
+    def choose(self, rows: int, decoding: int, *, only_decoding: bool) -> Choice:
+        """How to compute a step.
+
+        Args:
+            rows: of it.
+            decoding: sequences in it that are past their prompt.
+            only_decoding: whether there are no others.
+        """
         if only_decoding:
-            shapes, size, scale = self._decode, rows, 1.0
+            shapes, size, scale, tries = self._decode, rows, 1.0, True
         else:
             # No two chunks are of one length, but what they take is in proportion to it.
             size = 1 << rows.bit_length()
             shapes, scale = self._prompts, size / rows
-        shape = shapes.choose(size)
+            known = shapes.best(size).threads
+            tries = not decoding or self._decode.best(decoding).threads != known
+        shape = shapes.choose(size, tries=tries)
         return Choice(
             shape.threads,
             shape.rows - size,

@@ -65,6 +65,7 @@ def step(s, now=1.0):
             chunk.sequence.take(next(_own), b"x", ends=False, logprob=None, now=now)
             if chunk.sequence.status is Status.FINISHED:
                 operations += s.remove(chunk.sequence)
+    operations += s.slim() if s.has_work else slim(s)
     chunks = [
         (c.sequence.request.request_id, c.start, len(c.token_ids), c.samples) for c in plan.chunks
     ]
@@ -78,6 +79,14 @@ def run(s):
 def finish(s):
     while s.has_work:
         run(s)
+
+
+def slim(s):
+    """As the loop does when nothing runs. What was copied out of the way."""
+    operations = []
+    while found := s.slim():
+        operations += found
+    return operations
 
 
 def test_a_prompt_is_cut_into_chunks_of_the_budget():
@@ -538,11 +547,23 @@ def test_what_costs_little_stays_and_the_newest_one_beside_it():
     s.add(sequence("conversation", 60, 1))
     finish(s)
     assert s.cached_cells == 60
-    s.add(sequence("d", 12, 1))
-    s.plan(0.0)
+    s.add(sequence("d", 12, 2))
+    run(s)
     assert s.cached_cells == 0, "it would slow `d` down"
     finish(s)
-    assert s.cached_cells == 12
+    assert s.cached_cells == 13
+
+
+def test_those_that_have_to_go_go_one_by_one():
+    s = scheduler(budget=128, cells=400, cheap=20)
+    for name in "abc":
+        s.add(sequence(name, 30, 1))
+    s.add(sequence("stream", 30, 9))
+    left = []
+    for _ in range(3):
+        run(s)
+        left.append(s.cached_cells)
+    assert left == [60, 30, 0]
 
 
 def test_what_running_sequences_share_costs_nothing_and_stays():

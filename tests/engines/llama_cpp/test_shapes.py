@@ -157,17 +157,40 @@ def test_steps_with_prompts_learn_by_the_row_and_add_none():
     shapes = StepShapes(2, 512, pads=True, fewer=True)
     used = []
     for rows in (70, 80, 90, 100, 110, 120):
-        choice = shapes.choose(rows, only_decoding=False)
+        choice = shapes.choose(rows, 0, only_decoding=False)
         choice.observe(rows * (0.03 if choice.threads == 2 else 0.01))
         used.append(choice.threads)
         assert choice.padding == 0
     assert used == [2, 2, 1, 1, 1, 1]
-    assert shapes.choose(7, only_decoding=True).threads == 2
+    assert shapes.choose(7, 7, only_decoding=True).threads == 2
 
 
 def test_padding_of_steps_that_only_decode():
     shapes = StepShapes(1, 512, pads=True, fewer=True)
     for _ in range(100):
-        choice = shapes.choose(14, only_decoding=True)
+        choice = shapes.choose(14, 14, only_decoding=True)
         choice.observe(cheap_at_16(Shape(choice.threads, 14 + choice.padding)))
     assert choice.padding == 2
+
+
+def beside(shapes, rows, seconds):
+    """A step with a prompt beside eight streams; its threads."""
+    choice = shapes.choose(rows, 8, only_decoding=False)
+    choice.observe(seconds[choice.threads])
+    return choice.threads
+
+
+def test_nothing_is_tried_while_others_stream_and_nothing_has_changed():
+    shapes = StepShapes(2, 512, pads=True, fewer=True)
+    # The longer a prompt, the slower its steps: that is no change to find out about.
+    assert {beside(shapes, 24, {1: 2 * s, 2: s}) for s in range(1, 200)} == {2}
+
+
+def test_a_neighbour_that_short_steps_have_noticed_is_found_there_too():
+    shapes = StepShapes(2, 512, pads=True, fewer=True)
+    seconds = {1: 0.1, 2: 0.2}
+    for _ in range(100):
+        choice = shapes.choose(8, 8, only_decoding=True)
+        choice.observe(seconds[choice.threads])
+    assert shapes.choose(8, 8, only_decoding=True).threads == 1
+    assert [beside(shapes, 24, seconds) for _ in range(100)][-1] == 1
