@@ -260,6 +260,12 @@ class Llama:
             size = -count
 
     @property
+    def control(self) -> dict[int, str]:
+        """Spellings of the control tokens and those that end a text, by their ids."""
+        ids = self.control_ids | self.end_ids
+        return {i: self.piece(i, special=True).decode(errors="replace") for i in ids}
+
+    @property
     def guesses(self) -> bool:
         """Whether tokens are guessed: a recurrent state cannot go back to before a wrong guess."""
         return self._config.prompt_lookup and self.window != RECURRENT

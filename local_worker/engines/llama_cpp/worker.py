@@ -127,7 +127,7 @@ def main() -> None:
     )
     guides = Guides(llama)
     loop = EngineLoop(llama, scheduler, shapes, states, guides, channel)
-    CommandReader(channel, llama, trial.Bounded(guides, trial.start), loop.submit, os._exit).start()
+    CommandReader(channel, llama, trial.Bounded(guides, llama), loop.submit, os._exit).start()
     loop.run()
     llama.close()
 

@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import msgspec
 from llguidance import LLTokenizer
+from llguidance._tokenizer import TokenizerWrapper
 
 from local_worker.engines.process.grammar import GrammarError, Grammars, compiled, fault_of
 from local_worker.types import Grammar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from local_worker.engines.process.vocabulary import Named
 
 CPU_SECONDS = 2
 """Of a processor, for one grammar; the largest that is taken in use has a tenth of that."""
@@ -39,6 +40,18 @@ MEMORY_BYTES = 1 << 30
 SHORT_SECONDS = 0.02
 LOWEST_PRIORITY = 19
 """When a trial stands back behind the sequences that are decoded, and how far: see `commands`."""
+
+
+class Names(msgspec.Struct, frozen=True):
+    """What of a vocabulary a grammar can name.
+
+    Attributes:
+        size: token ids there are.
+        control: spellings of the control tokens, by their ids.
+    """
+
+    size: int
+    control: dict[int, str]
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -64,12 +77,12 @@ class Bounded:
 
     Args:
         grammars: that compile them for the vocabulary.
-        start: the process that tries them.
+        vocabulary: of which they can name the control tokens.
     """
 
-    def __init__(self, grammars: Grammars, start: Callable[[], subprocess.Popen[bytes]]) -> None:
+    def __init__(self, grammars: Grammars, vocabulary: Named) -> None:
         self._grammars = grammars
-        self._start = start
+        self._vocabulary = vocabulary
         self._process: subprocess.Popen[bytes] | None = None
 
     def knows(self, grammar: Grammar) -> bool:
@@ -91,7 +104,8 @@ class Bounded:
     def _outcome(self, grammar: Grammar) -> Outcome:
         process = self._process
         if process is None or process.poll() is not None:
-            process = self._process = self._start()
+            names = Names(self._vocabulary.vocab_size, self._vocabulary.control)
+            process = self._process = _start(names)
         assert process.stdin is not None, "a pipe"
         assert process.stdout is not None, "a pipe"
         process.stdin.write(msgspec.json.encode(grammar) + b"\n")
@@ -102,20 +116,46 @@ class Bounded:
         return msgspec.json.decode(line, type=Outcome)
 
 
-def start() -> subprocess.Popen[bytes]:
-    """The process, which ends with its standard input.
-
-    Raises:
-        OSError: it does not start.
-    """
-    return subprocess.Popen(  # noqa: S603 - this interpreter and this module
+def _start(names: Names) -> subprocess.Popen[bytes]:
+    """The process, which ends with its standard input."""
+    process = subprocess.Popen(  # noqa: S603 - this interpreter and this module
         [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
+    assert process.stdin is not None, "a pipe"
+    process.stdin.write(msgspec.json.encode(names) + b"\n")
+    return process
 
 
-def serve(grammars: BinaryIO, outcomes: BinaryIO) -> None:
-    """Tries one after the other, until there are no more."""
-    tokenizer = LLTokenizer("byte")
+class _Bytes:
+    """A vocabulary of single bytes that has the control tokens, too, for llguidance's wrapper.
+
+    What a grammar takes to compile is a matter of its own rules. Reading 262,144 real tokens takes
+    seconds.
+    """
+
+    bos_token_id = None
+
+    def __init__(self, names: Names) -> None:
+        self._first = names.size
+        self.eos_token_id = names.size + 256
+        self.tokens = [b""] * names.size + [bytes([byte]) for byte in range(256)] + [b"</trial>"]
+        for token_id, spelling in names.control.items():
+            self.tokens[token_id] = spelling.encode()
+        self.special_token_ids = [*sorted(names.control), self.eos_token_id]
+
+    def __call__(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        return [self._first + byte for byte in text.encode()]
+
+
+def serve(lines: BinaryIO, outcomes: BinaryIO) -> None:
+    """Tries one grammar after the other, until there are no more."""
+    grammars = iter(lines)
+    first = next(grammars, None)
+    if first is None:
+        return
+    vocabulary = _Bytes(msgspec.json.decode(first, type=Names))
+    tokenizer = LLTokenizer(TokenizerWrapper(vocabulary), eos_token=[vocabulary.eos_token_id])
     decoder = msgspec.json.Decoder(Grammar)
     for line in grammars:
         outcomes.write(_tried_in_fork(decoder.decode(line), tokenizer) + b"\n")

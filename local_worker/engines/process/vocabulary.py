@@ -8,13 +8,22 @@ from typing import Protocol
 _STRUCTURE = re.compile(r"<\||.*\|>$|</?(think|tool|function|channel|turn)\w*>$|\[/?[A-Z_]+\]$")
 
 
-class Vocabulary(Protocol):
-    """The tokens of a model. Safe to use from several threads."""
+class Named(Protocol):
+    """What of a vocabulary can be named."""
 
     @property
     def vocab_size(self) -> int:
         """Number of token ids."""
         ...
+
+    @property
+    def control(self) -> dict[int, str]:
+        """Spellings of the tokens that are no text, by their ids."""
+        ...
+
+
+class Vocabulary(Named, Protocol):
+    """The tokens of a model. Safe to use from several threads."""
 
     def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
         """Token ids of a text. Control tokens are recognised only where `parse_special` is set."""

@@ -43,6 +43,7 @@ class Vocabulary:
         self.bos_token = _spelling(settings.get("bos_token"))
         self.eos_token = _spelling(settings.get("eos_token"))
         added = source.get("added_tokens") or []
+        self.control = {t["id"]: t["content"] for t in added}
         control = [t for t in added if _is_control(t)]
         self.control_tokens = tuple(t["content"] for t in control)
         self._silent = frozenset(t["id"] for t in control if t["special"])

@@ -353,7 +353,7 @@ async def run(channel: Channel, config: VllmConfig) -> None:
     biases = not config.engine_args.get("speculative_config")
     worker = Worker(Sequences(vllm, vocabulary, channel, room, biases=biases), vllm)
     CommandReader(
-        channel, vocabulary, trial.Bounded(vocabulary, trial.start), worker.take, end_orphans
+        channel, vocabulary, trial.Bounded(vocabulary, vocabulary), worker.take, end_orphans
     ).start()
     await worker.serve()
     # vLLM's own shutdown gives shared memory back; it must not take longer than the server waits.

@@ -16,6 +16,7 @@ class Letters:
     """A vocabulary of the 256 bytes; it breaks on a text that asks for it."""
 
     vocab_size = 256
+    control: dict[int, str] = {}  # noqa: RUF012 - nobody changes it
 
     def tokenize(self, text, *, parse_special, add_special=False):
         if text == "BREAK":

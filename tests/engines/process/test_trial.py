@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from local_worker.engines.process import trial
 from local_worker.engines.process.grammar import GrammarError
-from local_worker.engines.process.trial import CPU_SECONDS, Bounded, start
+from local_worker.engines.process.trial import CPU_SECONDS, Bounded
 from local_worker.types import Grammar, GrammarKind
 
 if TYPE_CHECKING:
@@ -31,10 +32,24 @@ def grammars():
     return Grammars()
 
 
+class Letters:
+    """A vocabulary of letters and two control tokens."""
+
+    vocab_size = 100
+    control = {7: "<|call|>", 99: "<|end|>"}  # noqa: RUF012 - nobody changes it
+
+
 @pytest.fixture
-def started():
+def started(monkeypatch):
     """Processes that were started, in their order."""
     processes: list[subprocess.Popen[bytes]] = []
+    start = trial._start
+
+    def start_one(names):
+        processes.append(start(names))
+        return processes[-1]
+
+    monkeypatch.setattr(trial, "_start", start_one)
     yield processes
     for process in processes:
         process.communicate(timeout=10)  # it ends where its input does
@@ -42,11 +57,7 @@ def started():
 
 @pytest.fixture
 def bounded(grammars, started):
-    def start_one():
-        started.append(start())
-        return started[-1]
-
-    return Bounded(grammars, start_one)
+    return Bounded(grammars, Letters())
 
 
 def schema(**keys):
@@ -99,6 +110,18 @@ def test_what_takes_too_long_is_refused_and_holds_up_nobody_after_it(
     bounded.check(SMALL)
     assert grammars.checked == [SMALL]
     assert len(started) == 1, "its fork ended, and not the process"
+
+
+def test_control_tokens_can_be_named(bounded, grammars):
+    named = [
+        Grammar(GrammarKind.GRAMMAR, source, "x")
+        for source in ('start: <|call|> "a"', 'start: <[7]> "a"', 'start: <[10-99]> "a"')
+    ]
+    for grammar in named:
+        bounded.check(grammar)
+    assert grammars.checked == named
+    unknown = Grammar(GrammarKind.GRAMMAR, 'start: <|nobody|> "a"', "x")
+    assert "unknown special token" in str(refusal(bounded, unknown))
 
 
 def test_what_is_wrong_is_said_with_its_place(bounded, grammars):
