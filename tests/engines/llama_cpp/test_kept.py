@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from local_worker.engines.llama_cpp.kept import (
+    FRUITLESS,
     LONG,
+    SAMPLED,
     WORTH_KEEPING,
     Drop,
     KeptMatch,
@@ -134,3 +136,28 @@ def test_what_is_still_to_be_copied_cannot_be_had_yet_but_is_not_copied_twice():
     other.stored(other.add(Prefix(SYSTEM, "")), 10_000)
     assert kept.stored(key, 10) == ()
     assert kept.size == 10
+
+
+def job(number):
+    """A prompt that is like no other."""
+    return Prefix(tuple(range(10_000 * number, 10_000 * number + WORTH_KEEPING)), "")
+
+
+def taken(kept, count):
+    """Which of so many jobs' prompts are worth it."""
+    return [n for n in range(count) if kept.is_worth_it(job(n), lent=False)]
+
+
+def test_short_prompts_that_nobody_asks_for_again_are_rarely_kept():
+    kept = KeptPrefixes(1000)
+    assert taken(kept, 100) == [*range(FRUITLESS), *range(FRUITLESS + SAMPLED - 1, 100, SAMPLED)]
+    assert kept.is_worth_it(job(200), lent=True)
+    assert kept.is_worth_it(Prefix(tuple(range(LONG)), ""), lent=False)
+
+
+def test_once_one_is_asked_for_they_are_kept_again():
+    kept = kept_with(Prefix(SYSTEM, ""))
+    taken(kept, 100)
+    kept.touch(1)
+    assert len(taken(kept, 100)) == len(taken(KeptPrefixes(1000), 100))
+    assert taken(kept_with(Prefix(SYSTEM, "")), FRUITLESS) == [*range(FRUITLESS)]
