@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from local_worker.bench.scenario import SAMPLE_WORDS, prompts, sample
+from local_worker.bench.scenario import COMPLETIONS, SAMPLE_WORDS, requests, sample
 from local_worker.bench.stats import Summary, Timed, summarise
 from local_worker.errors import BenchError, first_of
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from local_worker.bench.peers import Target
-    from local_worker.bench.scenario import Scenario
+    from local_worker.bench.scenario import Request, Scenario
 
 REQUEST_SECONDS = 1800.0
 
@@ -33,10 +33,10 @@ async def run(target: Target, scenario: Scenario, seed: int, tokens_per_word: fl
         BenchError: the server cannot be reached, refuses a request, or streams nothing.
     """
     async with _client(target, scenario.concurrency) as client:
-        texts = prompts(scenario, seed, tokens_per_word)
+        sent = requests(scenario, seed, tokens_per_word)
         try:
             with _busy(scenario.neighbours):
-                return await _Run(client, target.model, scenario, texts).run()
+                return await _Run(client, target.model, scenario, sent).run()
         except* (httpx.HTTPError, BenchError) as group:
             raise _as_one(group, target) from None
 
@@ -50,7 +50,7 @@ async def tokens_per_word(target: Target) -> float:
     body = {"prompt": sample(), "max_tokens": 1, "model": target.model}
     async with _client(target, 1) as client:
         try:
-            response = await client.post("/v1/completions", json=body)
+            response = await client.post(COMPLETIONS, json=body)
         except httpx.HTTPError as error:
             raise _as_one(ExceptionGroup("", [error]), target) from None
         try:
@@ -98,12 +98,12 @@ class _Run:
         client: httpx.AsyncClient,
         model: str | None,
         scenario: Scenario,
-        texts: tuple[tuple[str, ...], str | None],
+        sent: tuple[tuple[Request, ...], Request | None],
     ) -> None:
         self._client = client
         self._model = model
         self._scenario = scenario
-        self._prompts, self._long = texts
+        self._requests, self._long = sent
         self._done: list[Timed] = []
         self._streaming = 0
         self._all_stream = asyncio.Event()
@@ -114,7 +114,7 @@ class _Run:
         async with asyncio.TaskGroup() as group:
             long = group.create_task(self._intrude()) if scenario.intruder else None
             if scenario.rate is None:
-                waiting = iter(self._prompts)
+                waiting = iter(self._requests)
                 for _ in range(scenario.clients):
                     group.create_task(self._client_loop(waiting))
             else:
@@ -122,19 +122,19 @@ class _Run:
         seconds = max(r.chunks[-1] for r in self._done) - start
         return summarise(self._done, seconds, scenario.goal, long.result() if long else None)
 
-    async def _client_loop(self, waiting: Iterator[str]) -> None:
-        for prompt in waiting:
-            await self._one(prompt)
+    async def _client_loop(self, waiting: Iterator[Request]) -> None:
+        for request in waiting:
+            await self._one(request)
 
     async def _arrivals(self, group: asyncio.TaskGroup, rate: float) -> None:
         gate = asyncio.Semaphore(self._scenario.clients)
 
-        async def arrive(prompt: str) -> None:
+        async def arrive(request: Request) -> None:
             async with gate:
-                await self._one(prompt)
+                await self._one(request)
 
-        for prompt in self._prompts:
-            group.create_task(arrive(prompt))
+        for request in self._requests:
+            group.create_task(arrive(request))
             await asyncio.sleep(1 / rate)
 
     async def _intrude(self) -> Timed:
@@ -143,36 +143,31 @@ class _Run:
         assert self._long is not None
         await self._all_stream.wait()
         await asyncio.sleep(intruder.after)
-        return await self._stream(self._long, intruder.max_tokens)
+        return await self._stream(self._long)
 
-    async def _one(self, prompt: str) -> None:
-        self._done.append(await self._stream(prompt, self._scenario.max_tokens, counted=True))
+    async def _one(self, request: Request) -> None:
+        self._done.append(await self._stream(request, counted=True))
 
     def _one_more_streams(self) -> None:
         self._streaming += 1
         if self._streaming == min(self._scenario.clients, self._scenario.requests):
             self._all_stream.set()
 
-    async def _stream(self, prompt: str, max_tokens: int, *, counted: bool = False) -> Timed:
-        body = {
-            "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True,
-            "stream": True, "stream_options": {"include_usage": True},
-        }  # fmt: skip
-        if (schema := self._scenario.json_schema) is not None:
-            body |= {"json_schema": schema, "temperature": 1, "ignore_eos": False}
+    async def _stream(self, request: Request, *, counted: bool = False) -> Timed:
+        body = {**request.body, "stream": True, "stream_options": {"include_usage": True}}
         if self._model is not None:
             body["model"] = self._model
         chunks: list[float] = []
         usage: dict[str, Any] = {}
         sent = time.perf_counter()
-        async with self._client.stream("POST", "/v1/completions", json=body) as response:
+        async with self._client.stream("POST", request.path, json=body) as response:
             if response.status_code != httpx.codes.OK:
                 text = (await response.aread()).decode(errors="replace")[:300]
                 raise BenchError(f"{self._client.base_url} answered {response.status_code}: {text}")
             async for line in response.aiter_lines():
                 event = _event(line)
                 usage = event.get("usage") or usage
-                if event.get("choices") and event["choices"][0].get("finish_reason") is None:
+                if _has_output(event):
                     if counted and not chunks:
                         self._one_more_streams()
                     chunks.append(time.perf_counter())
@@ -182,10 +177,19 @@ class _Run:
         return Timed(
             sent,
             tuple(chunks),
-            usage.get("completion_tokens", max_tokens),
+            usage.get("completion_tokens", len(chunks)),
             usage.get("prompt_tokens", 0),
             details.get("cached_tokens") or 0,
         )
+
+
+def _has_output(event: dict[str, Any]) -> bool:
+    """Whether it brings some of the answer; a chat's first event may only say who speaks."""
+    choice = (event.get("choices") or [{"finish_reason": "none"}])[0]
+    if choice.get("finish_reason") is not None:
+        return False
+    delta = choice.get("delta")
+    return delta is None or any(value for key, value in delta.items() if key != "role")
 
 
 def _event(line: str) -> dict[str, Any]:

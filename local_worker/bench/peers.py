@@ -125,11 +125,18 @@ def program(binary: str, option: str) -> str:
     return found
 
 
-def local_worker(model: str, arguments: Sequence[str] = ()) -> Started:
-    """This server, on that model."""
+def local_worker(model: str, arguments: Sequence[str] = (), called: Sequence[str] = ()) -> Started:
+    """This server, on that model.
+
+    Args:
+        model: a name, or a file.
+        arguments: of `serve`.
+        called: those of them that its name is to have.
+    """
     command = [sys.executable, "-m", "local_worker", "serve", "--port", "{port}", "--model", model]
     # What is only measured is no work to keep books on.
-    return Started("local-worker", [*command, "--skip-bandwidth", "--no-ledger", *arguments])
+    name = " ".join(("local-worker", *called))
+    return Started(name, [*command, "--skip-bandwidth", "--no-ledger", *arguments])
 
 
 def llama_server(binary: str, model: str, *, slots: int | None, cells: int) -> Started:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, TypeAdapter
@@ -11,7 +13,7 @@ from local_worker.bench.shipped import text_of
 from local_worker.documents import Record, parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 WORDS = (
     "river", "stone", "engine", "paper", "window", "garden", "market", "signal", "winter",
@@ -27,6 +29,12 @@ LEAST_SLOT = 256
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+
+
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+"""Prompts are texts without a template where that will do: every server takes them alike."""
+
+REWRITE = "Write this text once more, word for word.\n\n{0}\n\n"
 
 
 class Goal(Record):
@@ -50,8 +58,40 @@ class Intruder(Record):
     max_tokens: Count = 4
 
 
-class Scenario(Record):
-    """A load.
+class Function(Record):
+    """What can be called.
+
+    Attributes:
+        name: of it.
+        description: for the model.
+        parameters: a JSON schema.
+    """
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+class Kind(Record):
+    """A kind of request.
+
+    Attributes:
+        own_tokens: of a prompt that no other one has, about.
+        max_tokens: of each answer; it is always that long, unless it has a form or calls something.
+        json_schema: that answers have to follow; they are sampled at temperature 1 then.
+        tools: one of which has to be called, likewise.
+        rewrites: whether it asks for its own tokens to be written once more.
+    """
+
+    own_tokens: Count
+    max_tokens: Count
+    json_schema: dict[str, Any] | None = None
+    tools: tuple[Function, ...] = Field((), strict=False)
+    rewrites: bool = False
+
+
+class Scenario(Kind):
+    """A load, all of one kind if `also` names no others.
 
     Attributes:
         name: for tables.
@@ -61,9 +101,7 @@ class Scenario(Record):
         requests: in total.
         rate: requests/s that arrive whether or not others are done; None is as fast as clients go.
         shared_tokens: that all prompts begin with, about.
-        own_tokens: that follow, different in each, about.
-        max_tokens: of each answer; it is always that long, unless it has a form.
-        json_schema: that answers have to follow; they are sampled at temperature 1 then.
+        also: other kinds of request, which take turns with this one.
         guesses: whether this server may guess tokens. Random weights go round in circles, which is
             easy to guess: a scenario that is not about that would be flattered.
         intruder: a long prompt among them.
@@ -77,13 +115,16 @@ class Scenario(Record):
     requests: Count
     rate: Annotated[float, Field(gt=0)] | None = None
     shared_tokens: Annotated[int, Field(ge=0)] = 0
-    own_tokens: Count
-    max_tokens: Count
-    json_schema: dict[str, Any] | None = None
+    also: tuple[Kind, ...] = Field((), strict=False)
     guesses: bool = False
     intruder: Intruder | None = None
     neighbours: Annotated[int, Field(ge=0)] = 0
     goal: Goal | None = None
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Of request, in turns."""
+        return (self, *self.also)
 
     @property
     def concurrency(self) -> int:
@@ -93,7 +134,7 @@ class Scenario(Record):
     @property
     def cells(self) -> int:
         """KV cells that hold all clients' requests at once, nothing shared, with room to spare."""
-        one = self.shared_tokens + self.own_tokens + self.max_tokens
+        one = self.shared_tokens + max(kind.own_tokens + kind.max_tokens for kind in self.kinds)
         long = self.intruder.tokens + self.intruder.max_tokens if self.intruder else 0
         each = int(SPARE * max(one, long)) + 64
         return max(LEAST_CELLS, self.concurrency * max(LEAST_SLOT, each))
@@ -117,10 +158,23 @@ def sample() -> str:
     return " ".join(_words(random.Random(0), SAMPLE_WORDS))  # noqa: S311 - for prompts
 
 
-def prompts(
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent.
+
+    Attributes:
+        path: of the endpoint.
+        body: but for the model's name, and that it is to be streamed.
+    """
+
+    path: str
+    body: Mapping[str, Any]
+
+
+def requests(
     scenario: Scenario, seed: int, tokens_per_word: float
-) -> tuple[tuple[str, ...], str | None]:
-    """The prompts of one run, and the intruder's.
+) -> tuple[tuple[Request, ...], Request | None]:
+    """The requests of one run, and the intruder's.
 
     Another seed gives other prompts, the shared part included: no server can have seen them.
     """
@@ -130,9 +184,33 @@ def prompts(
         return " ".join(_words(rng, round(tokens / tokens_per_word) or (1 if tokens else 0)))
 
     shared = text(scenario.shared_tokens)
-    own = [f"{shared} {text(scenario.own_tokens)}".strip() for _ in range(scenario.requests)]
-    intruder = scenario.intruder
-    return tuple(own), text(intruder.tokens) if intruder else None
+    found = []
+    for kind, _ in zip(itertools.cycle(scenario.kinds), range(scenario.requests), strict=False):
+        own = text(kind.own_tokens)
+        found.append(_request(kind, f"{shared} {REWRITE.format(own) if kind.rewrites else own}"))
+    long = scenario.intruder
+    if long is None:
+        return tuple(found), None
+    kind = Kind(own_tokens=long.tokens, max_tokens=long.max_tokens)
+    return tuple(found), _request(kind, text(long.tokens))
+
+
+def _request(kind: Kind, prompt: str) -> Request:
+    body: dict[str, Any] = {"max_tokens": kind.max_tokens, "temperature": 0}
+    if kind.json_schema is not None or kind.tools:
+        body["temperature"] = 1
+    else:
+        body["ignore_eos"] = True
+    if not kind.tools:
+        schema = {} if kind.json_schema is None else {"json_schema": kind.json_schema}
+        return Request(COMPLETIONS, {"prompt": prompt.strip(), **body, **schema})
+    body |= {
+        "messages": [{"role": "user", "content": prompt.strip()}],
+        "tools": [{"type": "function", "function": tool.model_dump()} for tool in kind.tools],
+        "tool_choice": "required",
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    return Request(CHAT, body)
 
 
 def _words(rng: random.Random, count: int) -> Iterator[str]:

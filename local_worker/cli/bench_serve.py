@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--vs", action="append", default=[], metavar="URL|llama-server",
         help="a peer, measured in turns with it; may be repeated. llama-server is started with its "
         "default and with a slot for each request, and needs --model FILE.gguf")  # fmt: skip
+    add("--vs-arg", action="append", default=[], metavar="ARG",
+        help="a second server of ours in turns with it, with this option for `local-worker serve`, "
+        "e.g. --vs-arg=--prompt-lookup=off; may be repeated. Needs --model")  # fmt: skip
     add("--llama-server", default=LLAMA_SERVER, metavar="PATH", help="where it is")
     add("--scenario", action="append", metavar="NAME|FILE.yaml",
         help=f"{', '.join(names_of('scenario'))}, or a file; may be repeated")  # fmt: skip
@@ -53,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("--pairs must be at least 1")
     if (options.url is None) == (options.model is None):
         raise ConfigError("give --model to serve one, or --url of a server that runs already")
+    if options.vs_arg and options.model is None:
+        raise ConfigError("--vs-arg needs --model, which both servers are to serve")
     found: dict[str, Any] = {}
     sections: list[Section] = []
     with ExitStack() as stack:
@@ -97,7 +102,10 @@ def _servers(
             f"--max-num-seqs={max(8, scenario.concurrency)}",
             f"--prompt-lookup={'on' if scenario.guesses else 'off'}",
         ]
-        start(peers.local_worker(options.model, [*arguments, *options.serve_arg]))
+        arguments += options.serve_arg
+        start(peers.local_worker(options.model, arguments))
+        if options.vs_arg:
+            start(peers.local_worker(options.model, [*arguments, *options.vs_arg], options.vs_arg))
     for peer in options.vs:
         if peer == LLAMA_SERVER:
             for server in _llama_servers(options, scenario):

@@ -69,7 +69,8 @@ def test_the_speed_in_llama_batched_bench_s_table():
 
 @pytest.fixture
 async def llama_engine(demo_gguf):
-    engine = LlamaCppEngine(LlamaConfig(str(demo_gguf), 8192, 4096, max_num_seqs=8, threads=1))
+    config = LlamaConfig(str(demo_gguf), 8192, 4096, max_num_seqs=8, threads=1, prompt_lookup=False)
+    engine = LlamaCppEngine(config)
     await engine.start()
     yield engine
     await engine.aclose()

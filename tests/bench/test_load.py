@@ -9,7 +9,7 @@ import pytest
 
 from local_worker.bench.load import run, tokens_per_word
 from local_worker.bench.peers import Target
-from local_worker.bench.scenario import Intruder, Scenario
+from local_worker.bench.scenario import Function, Intruder, Kind, Scenario
 from local_worker.errors import BenchError
 
 pytestmark = pytest.mark.anyio
@@ -72,6 +72,45 @@ async def test_a_long_prompt_among_streams(demo_server):
     found = await run(Target("ours", demo_server.url), JOBS.model_copy(update=changes), 3, 3.0)
     assert found.beside is not None
     assert found.requests_per_s == pytest.approx(4 / found.seconds)
+
+
+@pytest.mark.llama
+async def test_requests_of_several_kinds(demo_server):
+    call = Function(
+        name="call_back",
+        description="Has a customer called.",
+        parameters={
+            "type": "object",
+            "properties": {"is_urgent": {"type": "boolean"}},
+            "required": ["is_urgent"],
+            "additionalProperties": False,
+        },
+    )
+    kinds = (
+        Kind(own_tokens=20, max_tokens=90, tools=(call,)),
+        Kind(own_tokens=20, max_tokens=90, json_schema={"type": "boolean"}),
+        Kind(own_tokens=20, max_tokens=10, rewrites=True),
+    )
+    found = await run(
+        Target("ours", demo_server.url), JOBS.model_copy(update={"also": kinds}), 4, 3.0
+    )
+    assert found.requests_per_s == pytest.approx(6 / found.seconds)
+
+
+EVENTS = b"""data: {"choices": [{"delta": {"role": "assistant", "content": ""}}]}
+
+data: {"choices": [{"delta": {"tool_calls": [{"index": 0}]}, "finish_reason": null}]}
+
+data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+
+data: [DONE]
+
+"""
+
+
+async def test_of_a_chat_only_what_has_output_counts(answering):
+    found = await run(answering(200, EVENTS), JOBS, 1, 1.0)
+    assert found.tokens_per_s == pytest.approx(6 / found.seconds)
 
 
 async def test_nobody_there():

@@ -3,14 +3,19 @@ from __future__ import annotations
 import pytest
 
 from local_worker.bench.scenario import (
+    CHAT,
+    COMPLETIONS,
     LEAST_SLOT,
     SAMPLE_WORDS,
+    Function,
     Intruder,
+    Kind,
     Scenario,
     load_scenario,
-    prompts,
+    requests,
     sample,
 )
+from local_worker.bench.shipped import names_of
 from local_worker.errors import ConfigError
 
 JOBS = Scenario(
@@ -18,9 +23,51 @@ JOBS = Scenario(
 )
 
 
-@pytest.mark.parametrize("name", ["stream", "chat", "shared-prefix", "long-prompt"])
+def prompts(scenario, seed, tokens_per_word):
+    found, long = requests(scenario, seed, tokens_per_word)
+    return [r.body["prompt"] for r in found], None if long is None else long.body["prompt"]
+
+
+@pytest.mark.parametrize("name", names_of("scenario"))
 def test_every_shipped_scenario_loads(name):
     assert load_scenario(name).name == name
+
+
+def test_a_plain_request_gets_an_answer_of_its_full_length():
+    (first, *_), _ = requests(JOBS, 1, 2.0)
+    assert first.path == COMPLETIONS
+    assert first.body["max_tokens"] == 5
+    assert first.body["ignore_eos"]
+
+
+def test_an_answer_with_a_form_ends_where_that_does():
+    held = JOBS.model_copy(update={"json_schema": {"type": "integer"}})
+    (first, *_), _ = requests(held, 1, 2.0)
+    assert first.body["json_schema"] == {"type": "integer"}
+    assert "ignore_eos" not in first.body
+
+
+def test_tools_are_called_in_a_chat():
+    refund = Function(name="refund", description="Pays back.", parameters={"type": "object"})
+    (first, *_), _ = requests(JOBS.model_copy(update={"tools": (refund,)}), 1, 2.0)
+    assert first.path == CHAT
+    assert first.body["tool_choice"] == "required"
+    assert first.body["tools"] == [{"type": "function", "function": refund.model_dump()}]
+    assert len(first.body["messages"][0]["content"].split()) == 24
+
+
+def test_a_text_to_be_written_once_more_is_what_it_is_asked_for():
+    (text, *_), _ = prompts(JOBS.model_copy(update={"rewrites": True}), 1, 2.0)
+    assert "once more" in text
+    assert len(text.rsplit("\n\n", maxsplit=1)[1].split()) == 4
+
+
+def test_kinds_take_turns():
+    other = Kind(own_tokens=100, max_tokens=50)
+    mixed = JOBS.model_copy(update={"also": (other,), "requests": 5})
+    found, _ = requests(mixed, 1, 2.0)
+    assert [r.body["max_tokens"] for r in found] == [5, 50, 5, 50, 5]
+    assert mixed.model_copy(update={"clients": 99}).cells == 99 * (int(1.25 * 190) + 64)
 
 
 def test_all_prompts_of_a_run_begin_alike_and_end_differently():
@@ -89,7 +136,9 @@ def test_a_file_may_stand_anywhere(tmp_path):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    known = "chat, extraction, long-prompt, many, neighbour, repetition, shared-prefix, stream"
+    known = (
+        "chat, extraction, long-prompt, many, mixed, neighbour, repetition, rewrite, shared-prefix"
+    )
     with pytest.raises(ConfigError, match=known):
         load_scenario("nothing")
 
