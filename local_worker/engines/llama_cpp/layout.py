@@ -37,7 +37,7 @@ LEARNING = 0.06
 SHARES_LITTLE, SHARES_MUCH = 0.1, 0.3
 """Of a prompt, what an earlier one has begun with: below the first, and above the second."""
 
-MANY = 12
+MANY = 6
 """Sequences at a time from which on it matters."""
 
 SOON = 256
