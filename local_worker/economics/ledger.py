@@ -315,7 +315,11 @@ class Ledger:
     def _insert(self, rows: list[Row]) -> None:
         marks = ", ".join([_MARKS] * len(rows))
         values = [value for row in rows for value in _values(row)]
-        self._connection.execute(f"INSERT INTO requests VALUES {marks}", values)  # noqa: S608 - marks
+        statement = f"INSERT INTO requests VALUES {marks}"  # noqa: S608 - marks
+        try:
+            self._connection.execute(statement, values)
+        except UnicodeEncodeError:  # half of a pair of surrogates: no row is lost for that
+            self._connection.execute(statement, [_encodable(value) for value in values])
 
     def _warn(self, error: sqlite3.Error) -> None:
         now = time.monotonic()
@@ -338,3 +342,7 @@ class Ledger:
         with contextlib.suppress(sqlite3.Error):  # in an hour, then
             oldest = time.time() - self._keep
             self._connection.execute("DELETE FROM requests WHERE time < ?", (oldest,))
+
+
+def _encodable(value: object) -> object:
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value

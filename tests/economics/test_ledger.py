@@ -50,6 +50,14 @@ def path(tmp_path):
     return tmp_path / "books" / "ledger.sqlite3"
 
 
+def test_what_cannot_be_encoded_is_no_reason_to_lose_a_row(path):
+    ledger = Ledger(path, 30)
+    for number, model in enumerate(("m", "half \ud83d", "ü")):
+        ledger.add(row(number, model=model))
+    ledger.close()
+    assert [found[COLUMNS.index("model")] for found in rows_in(path)] == ["m", "half ?", "ü"]
+
+
 def test_rows_come_back_as_they_were(path):
     ledger = Ledger(path, 30)
     kept = row(1, budget=None)
