@@ -221,6 +221,7 @@ class Finish:
         closed_by: what ended its last thought.
         stop: the stop string that matched.
         error: what went wrong, for `FinishReason.ERROR`.
+        param: the field of the request that is to blame for it, if one is.
         queued: seconds from arrival in the engine to the first computed token.
         prefill: seconds from there to the first output token.
         decode: seconds from there to the end.
@@ -234,6 +235,7 @@ class Finish:
     closed_by: ClosedBy = ClosedBy.NONE
     stop: str | None = None
     error: str | None = None
+    param: str | None = None
     queued: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0

@@ -7,7 +7,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from local_worker.errors import EngineDiedError, EngineError, EngineGaveUpError
+from local_worker.errors import (
+    EngineDiedError,
+    EngineError,
+    EngineGaveUpError,
+    InvalidParameterError,
+)
 from local_worker.types import Channel, Finish, FinishReason
 
 if TYPE_CHECKING:
@@ -122,7 +127,10 @@ async def _sequence(
     async with aclosing(generation) as outputs:
         async for output in outputs:
             if output.finish is not None and output.finish.reason is FinishReason.ERROR:
-                raise EngineError(output.finish.error or "the engine failed on this request")
+                problem = output.finish.error or "the engine failed on this request"
+                if output.finish.param is not None:
+                    raise InvalidParameterError(problem, param=output.finish.param)
+                raise EngineError(problem)
             yield output
 
 

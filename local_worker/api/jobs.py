@@ -94,6 +94,7 @@ async def checked_grammar(state: ApiState, body: GenerationBody) -> Grammar | No
     grammar = asked_grammar(body)
     if grammar is None:
         return None
+    translate.check_text(grammar.source, grammar.field)
     obstacle = dict(state.model.limits).get("structured_outputs")
     if obstacle is not None:
         raise translate.not_served(grammar.field, obstacle)

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from local_worker.bench.shipped import text_of
 from local_worker.documents import Record, parse
@@ -88,6 +88,12 @@ class Kind(Record):
     json_schema: dict[str, Any] | None = None
     tools: tuple[Function, ...] = Field((), strict=False)
     rewrites: bool = False
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Kind:
+        if (self.json_schema is not None) + bool(self.tools) + self.rewrites > 1:
+            raise ValueError("takes one of `json_schema`, `tools` and `rewrites`")
+        return self
 
 
 class Scenario(Kind):

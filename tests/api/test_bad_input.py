@@ -240,6 +240,10 @@ async def test_the_small_endpoints(make_api, path, body, param):
         (r'{"messages": [{"role": "user", "content": "a\ud800"}]}', "messages[0].content"),
         (r'{"messages": [{"role": "user", "content": "a"}], "stop": "\udfff"}', "stop"),
         (r'{"messages": [{"role": "user", "content": "a"}], "\ud800": 1}', None),
+        (
+            r'{"messages": [{"role": "user", "content": "a"}], "guided_regex": "\ud800"}',
+            "guided_regex",
+        ),
     ],
 )
 async def test_unpaired_surrogates(make_api, body, param):

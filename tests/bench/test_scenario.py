@@ -116,6 +116,7 @@ GOOD = "{name: x, about: y, clients: 1, requests: 1, own_tokens: 1, max_tokens: 
         (GOOD.replace("clients: 1", "clients: 0") + "}", "clients: Input should be greater"),
         (GOOD + ", rate: -1}", "rate: Input should be greater"),
         (GOOD + ", goal: {ttft: 1.0}}", r"goal\.itl: Field required"),
+        (GOOD + ", rewrites: true, json_schema: {}}", "takes one of"),
         ("[", "not valid YAML"),
         ("just text", "valid dictionary"),
     ],

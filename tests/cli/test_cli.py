@@ -162,6 +162,8 @@ def test_models_for_vllm_that_are_not_here(capsys, tmp_path, monkeypatch):
     [
         ([], "give --model to serve one, or --url"),
         (["--url", "http://127.0.0.1:9", "--model", "demo"], "give --model"),
+        (["--url", "http://127.0.0.1:9", "--vs-arg=--threads=1"], "--vs-arg needs --model"),
+        (["--model", "demo", "--vs-arg=--port=1"], "cannot say where"),
         (["--url", "http://127.0.0.1:9", "--pairs", "0"], "--pairs must be at least 1"),
         (["--url", "http://127.0.0.1:9", "--scenario", "x"], "there is no scenario 'x'"),
         (["--url", "http://127.0.0.1:9"], "ConnectError"),

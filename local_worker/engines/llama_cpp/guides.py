@@ -37,6 +37,11 @@ KEPT_SECONDS = 10.0
 the thread that decodes."""
 
 
+FREE_SECONDS, MOST_SECONDS = 0.02, 2.0
+"""Of a processor, for a token: what usual grammars take at the most. And for an answer, beyond
+that: an ambiguous one takes almost a second a token, and everybody's next token waits for it."""
+
+
 class GuideError(Exception):
     """The grammar cannot be followed any further: it has become too complex."""
 
@@ -59,12 +64,15 @@ class GrammarGuide:
         self._vocab_size = vocab_size
         self._jumps = jumps
         self._banned: NDArray[np.bool_] | None = None
+        self._excess = 0.0  # seconds beyond those that are free
 
     def begin(self) -> Stretch:
         """What every answer begins with."""
+        start = time.thread_time()
         token_ids = self._matcher.compute_ff_tokens() if self._jumps else []
         if token_ids:
             self._consume(token_ids)
+        self._spent(start)
         self._check()  # else a grammar that became too complex would look like a complete answer
         tokens = tuple(Token(i, self._piece(i)) for i in token_ids)
         return Stretch(tokens, self._matcher.is_stopped())
@@ -80,7 +88,9 @@ class GrammarGuide:
 
     def prepare(self) -> None:
         """Computes what `banned` gives; safe in another thread while nothing else is asked."""
+        start = time.thread_time()
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)  # of errors, `banned` tells
+        self._spent(start)
         self._banned = np.unpackbits(~mask, bitorder="little").view(bool)[: self._vocab_size]
 
     def banned(self) -> NDArray[np.bool_]:
@@ -100,7 +110,12 @@ class GrammarGuide:
         self._matcher.consume_tokens(token_ids)
         self._check()
 
+    def _spent(self, start: float) -> None:
+        self._excess += max(0.0, time.thread_time() - start - FREE_SECONDS)
+
     def _check(self) -> None:
+        if self._excess > MOST_SECONDS:
+            raise GuideError("the answer's grammar takes too long to follow: it is too ambiguous")
         if self._matcher.is_error():
             words = words_of(self._matcher)
             raise GuideError(f"the answer's grammar cannot be followed any further: {words}")

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 LIMITS = LLParserLimits(step_lexer_fuel=100_000, verbose_errors=False)
 """What a grammar may take to compile (with 128 KiB of source, a sixth of a second on one core)
-and to follow (a few milliseconds a token): the library's own bounds, and half its fuel."""
+and to follow (a few milliseconds a token): the library's own bounds, and half its fuel. They do not
+cover everything: `trial` bounds the first, and llama.cpp's guides the second."""
 
 _SPECIAL = frozenset(r"\.+*?()|[]{}^$#&-~/")
 

@@ -25,7 +25,13 @@ import msgspec
 from llguidance import LLTokenizer
 from llguidance._tokenizer import TokenizerWrapper
 
-from local_worker.engines.process.grammar import GrammarError, Grammars, compiled, fault_of
+from local_worker.engines.process.grammar import (
+    GrammarError,
+    Grammars,
+    Known,
+    compiled,
+    fault_of,
+)
 from local_worker.types import Grammar
 
 if TYPE_CHECKING:
@@ -84,6 +90,7 @@ class Bounded:
         self._grammars = grammars
         self._vocabulary = vocabulary
         self._process: subprocess.Popen[bytes] | None = None
+        self._too_much: Known[bool] = Known()
 
     def knows(self, grammar: Grammar) -> bool:
         """As `Grammars.knows`."""
@@ -94,14 +101,22 @@ class Bounded:
 
         Raises:
             GrammarError: it takes more than it may, or answers cannot follow it.
-            OSError: there is no process to try it in.
+            OSError, EOFError: there is no process to try it in, nor another one.
         """
-        outcome = self._outcome(grammar)
+        outcome = TOO_MUCH if grammar in self._too_much else self._outcome(grammar)
+        if outcome == TOO_MUCH:
+            self._too_much.put(grammar, True)
         if outcome.refusal is not None:
             raise GrammarError(outcome.refusal, outcome.path)
         self._grammars.check(grammar)
 
     def _outcome(self, grammar: Grammar) -> Outcome:
+        try:
+            return self._asked(grammar)
+        except (BrokenPipeError, EOFError):  # somebody has killed it: a new one is asked
+            return self._asked(grammar)
+
+    def _asked(self, grammar: Grammar) -> Outcome:
         process = self._process
         if process is None or process.poll() is not None:
             names = Names(self._vocabulary.vocab_size, self._vocabulary.control)
@@ -112,7 +127,8 @@ class Bounded:
         process.stdin.flush()
         line = process.stdout.readline()
         if not line:
-            raise ChildProcessError("the process that tries grammars has ended")
+            process.wait()
+            raise EOFError("the process that tries grammars has ended")
         return msgspec.json.decode(line, type=Outcome)
 
 
@@ -184,6 +200,9 @@ def _try(grammar: Grammar, tokenizer: LLTokenizer, pipe: int) -> NoReturn:
         _allow(resource.RLIMIT_CORE, 0)
         _allow(resource.RLIMIT_CPU, CPU_SECONDS)
         _allow(resource.RLIMIT_AS, MEMORY_BYTES + _address_space())
+        # Should the process be killed, this one must not look like it.
+        os.close(sys.stdin.fileno())
+        os.close(sys.stdout.fileno())
         # What the library says of its own failures has nobody to hear it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         _say(pipe, _tried(grammar, tokenizer, pipe))

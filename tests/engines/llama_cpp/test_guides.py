@@ -226,3 +226,38 @@ async def test_an_answer_without_a_choice_takes_no_step(llama_engine):
     assert finish.reason is FinishReason.STOP
     assert finish.jumped_tokens == outputs[-1].num_tokens > 3
     assert llama_engine.stats().steps == steps
+
+
+AMBIGUOUS = Grammar(
+    GrammarKind.GRAMMAR,
+    "start: s\ns: A s A s A | s s | s s s s | A\nA: /[a-z ]/",
+    "structured_outputs.grammar",
+)
+
+
+def follow(guide, letter, steps):
+    for step in range(500):
+        steps.append(step)
+        guide.banned()
+        guide.take(letter)
+
+
+def test_a_grammar_that_takes_too_long_to_follow_ends_the_answer(guides, tokenizer, monkeypatch):
+    monkeypatch.setattr("local_worker.engines.llama_cpp.guides.MOST_SECONDS", 0.2)
+    guide = guide_of(guides, AMBIGUOUS)
+    guide.begin()
+    (letter,) = tokenizer.tokenize_str("a")
+    steps: list[int] = []
+    with pytest.raises(GuideError, match="too long to follow"):
+        follow(guide, letter, steps)
+    assert len(steps) > 1
+
+
+def test_a_usual_one_is_followed_for_as_long_as_it_takes(guides, tokenizer, monkeypatch):
+    monkeypatch.setattr("local_worker.engines.llama_cpp.guides.MOST_SECONDS", 0.2)
+    guide = guide_of(guides, regex("[a-z]+"))
+    guide.begin()
+    (letter,) = tokenizer.tokenize_str("a")
+    steps: list[int] = []
+    follow(guide, letter, steps)
+    assert len(steps) == 500

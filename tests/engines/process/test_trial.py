@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -144,3 +146,25 @@ def test_a_process_that_was_killed_is_replaced(bounded, grammars, started):
     bounded.check(schema(type="string"))
     assert len(grammars.checked) == 2
     assert len(started) == 2
+
+
+def test_one_that_is_killed_while_it_compiles_is_replaced_and_asked_again(bounded, started):
+    def kill():
+        while not started:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        started[0].kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    assert "more than" in str(refusal(bounded, schema(**ENDLESS)))
+    killer.join()
+    assert len(started) == 2
+
+
+def test_what_took_too_long_once_is_not_tried_again(bounded, started):
+    refusal(bounded, schema(**ENDLESS))
+    started[0].kill()
+    started[0].wait(10)
+    refusal(bounded, schema(**ENDLESS))
+    assert len(started) == 1
