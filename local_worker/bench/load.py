@@ -185,10 +185,10 @@ class _Run:
 
 def _has_output(event: dict[str, Any]) -> bool:
     """Whether it brings some of the answer; a chat's first event may only say who speaks."""
-    choice = (event.get("choices") or [{"finish_reason": "none"}])[0]
-    if choice.get("finish_reason") is not None:
+    choices = event.get("choices")
+    if not choices or choices[0].get("finish_reason") is not None:
         return False
-    delta = choice.get("delta")
+    delta = choices[0].get("delta")
     return delta is None or any(value for key, value in delta.items() if key != "role")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from local_worker.errors import BenchError
+from local_worker.errors import BenchError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +132,12 @@ def local_worker(model: str, arguments: Sequence[str] = (), called: Sequence[str
         model: a name, or a file.
         arguments: of `serve`.
         called: those of them that its name is to have.
+
+    Raises:
+        ConfigError: they say where it is to listen.
     """
+    if any(argument.startswith(("--port", "--host")) for argument in arguments):
+        raise ConfigError("--serve-arg and --vs-arg cannot say where a server listens")
     command = [sys.executable, "-m", "local_worker", "serve", "--port", "{port}", "--model", model]
     # What is only measured is no work to keep books on.
     name = " ".join(("local-worker", *called))

@@ -30,7 +30,6 @@ LEAST_SLOT = 256
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 
-
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 """Prompts are texts without a template where that will do: every server takes them alike."""
 
@@ -202,21 +201,20 @@ def requests(
 
 
 def _request(kind: Kind, prompt: str) -> Request:
-    body: dict[str, Any] = {"max_tokens": kind.max_tokens, "temperature": 0}
-    if kind.json_schema is not None or kind.tools:
-        body["temperature"] = 1
-    else:
-        body["ignore_eos"] = True
-    if not kind.tools:
-        schema = {} if kind.json_schema is None else {"json_schema": kind.json_schema}
-        return Request(COMPLETIONS, {"prompt": prompt.strip(), **body, **schema})
-    body |= {
-        "messages": [{"role": "user", "content": prompt.strip()}],
-        "tools": [{"type": "function", "function": tool.model_dump()} for tool in kind.tools],
-        "tool_choice": "required",
-        "chat_template_kwargs": {"enable_thinking": False},
-    }
-    return Request(CHAT, body)
+    prompt, max_tokens = prompt.strip(), {"max_tokens": kind.max_tokens}
+    if kind.tools:
+        tools = [{"type": "function", "function": tool.model_dump()} for tool in kind.tools]
+        chat = {
+            "messages": [{"role": "user", "content": prompt}],
+            "chat_template_kwargs": {"enable_thinking": False},
+        }
+        called = {"tools": tools, "tool_choice": "required", "temperature": 1}
+        return Request(CHAT, chat | called | max_tokens)
+    if kind.json_schema is not None:
+        held = {"json_schema": kind.json_schema, "temperature": 1}
+        return Request(COMPLETIONS, {"prompt": prompt} | held | max_tokens)
+    full = {"temperature": 0, "ignore_eos": True}
+    return Request(COMPLETIONS, {"prompt": prompt} | full | max_tokens)
 
 
 def _words(rng: random.Random, count: int) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import httpx
 
 from local_worker.bench.calibrate import EARLY, WHOLE
+from local_worker.bench.scenario import CHAT
 from local_worker.bench.verdicts import AUTO, Answered
 from local_worker.errors import BenchError, ConfigError
 
@@ -194,7 +195,7 @@ async def _ask(
     for retries in range(RETRIES + 1):
         sent = time.perf_counter()
         try:
-            response = await client.post("/v1/chat/completions", json=body)
+            response = await client.post(CHAT, json=body)
         except httpx.HTTPError as error:
             if retries == RETRIES:
                 raise BenchError(f"{target.url} does not answer: {error}") from None

@@ -56,8 +56,6 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("--pairs must be at least 1")
     if (options.url is None) == (options.model is None):
         raise ConfigError("give --model to serve one, or --url of a server that runs already")
-    if any(arg.startswith(("--port", "--host")) for arg in options.serve_arg + options.vs_arg):
-        raise ConfigError("--serve-arg and --vs-arg cannot say where a server listens")
     if options.vs_arg and options.model is None:
         raise ConfigError("--vs-arg needs --model, which both servers are to serve")
     found: dict[str, Any] = {}

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from local_worker.engines.llama_cpp.binding import Llama
     from local_worker.types import GenerationRequest, Grammar
 
-
 KEPT_SECONDS = 10.0
 """Between its check and its request's start a grammar must not be compiled again: that would be in
 the thread that decodes."""
@@ -68,7 +67,12 @@ class GrammarGuide:
 
     def begin(self) -> Stretch:
         """What every answer begins with."""
+        return self._follow(())
+
+    def _follow(self, taken: Sequence[int]) -> Stretch:
         start = time.thread_time()
+        if taken:
+            self._consume(taken)
         token_ids = self._matcher.compute_ff_tokens() if self._jumps else []
         if token_ids:
             self._consume(token_ids)
@@ -83,8 +87,7 @@ class GrammarGuide:
         Raises:
             GuideError: the grammar does not allow it, or has become too complex.
         """
-        self._consume([token_id])
-        return self.begin()
+        return self._follow((token_id,))
 
     def prepare(self) -> None:
         """Computes what `banned` gives; safe in another thread while nothing else is asked."""

@@ -149,7 +149,10 @@ class KeptPrefixes:
             yield key, self._prefixes[key]
 
     def is_worth_it(self, prefix: Prefix, *, lent: bool) -> bool:
-        """Whether to copy what is about to be lost; `lent` says that others have begun with it."""
+        """Whether to copy what is about to be lost; `lent` says that others have begun with it.
+
+        To be asked once: of short ones that nobody has begun with, not each is.
+        """
         if self._max_bytes <= 0 and not prefix.pinned:
             return False
         others = [
@@ -163,9 +166,9 @@ class KeptPrefixes:
         new = len(prefix.token_ids) - max(kept, default=0)
         if prefix.pinned:
             return new > 0
-        if lent or new >= LONG:
-            return new >= WORTH_KEEPING
-        return new >= self._unlent and self._may_be_asked_for()
+        if new < (WORTH_KEEPING if lent else self._unlent):
+            return False
+        return lent or new >= LONG or self._may_be_asked_for()
 
     def _may_be_asked_for(self) -> bool:
         """Of one more short prefix, by what became of those before it."""

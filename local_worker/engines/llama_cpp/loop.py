@@ -7,7 +7,6 @@ import logging
 import queue
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from local_worker.engines.llama_cpp.batch import Row
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from local_worker.engines.llama_cpp.shapes import StepShapes
     from local_worker.engines.llama_cpp.states import States
     from local_worker.engines.process.channel import Channel
-    from local_worker.types import GenerationRequest, Grammar
+    from local_worker.types import GenerationRequest
 
 
 log = logging.getLogger("local_worker")
@@ -212,10 +211,9 @@ class EngineLoop:
             self._take_in(request)
         except (GrammarError, GuideError) as error:
             # It was checked: the grammar has become too complex at its very beginning.
-            output = StepOutput(
-                request.request_id, finish=Finish(FinishReason.ERROR, error=str(error))
-            )
-            self._ended.append(_to_blame(output, request.grammar))
+            param = request.grammar.field if request.grammar else None
+            finish = Finish(FinishReason.ERROR, error=str(error), param=param)
+            self._ended.append(StepOutput(request.request_id, finish=finish))
 
     def _take_in(self, request: GenerationRequest) -> None:
         sequence = CachedSequence(
@@ -292,10 +290,9 @@ class EngineLoop:
             try:
                 taken, output = self._draw(sequence, sampler, logits[right])
             except (BadLogitsError, GuideError) as error:
-                output = _to_blame(
-                    sequence.end(FinishReason.ERROR, time.monotonic(), str(error)),
-                    sequence.request.grammar if isinstance(error, GuideError) else None,
-                )
+                grammar = sequence.request.grammar if isinstance(error, GuideError) else None
+                param = grammar.field if grammar else None
+                output = sequence.end(FinishReason.ERROR, time.monotonic(), str(error), param)
                 taken, sound = (), False
             outputs.append(output)
             for token in taken:
@@ -353,13 +350,6 @@ class EngineLoop:
             threads=self._threads,
             seconds=self._laps.seconds(),
         )
-
-
-def _to_blame(output: StepOutput, grammar: Grammar | None) -> StepOutput:
-    """The same, with the field of the grammar that is to blame for its end."""
-    if grammar is None or output.finish is None:
-        return output
-    return replace(output, finish=replace(output.finish, param=grammar.field))
 
 
 def _prepare(guides: Iterable[GrammarGuide]) -> None:

@@ -20,7 +20,8 @@ DEFAULT_SLOWDOWN = 2.0
 """Of a decode step, where nobody says what the streams need."""
 
 LEAST_TOKENS = 8
-"""However slow the machine: a prompt must get on."""
+"""However slow the machine: a prompt must get on. Twice as many, behind 1,500 tokens, took
+four decode steps (benchmarks/results/decode-0.6b.md)."""
 
 SMALLEST_STEP = 128
 """Prompt tokens of a step in which nobody decodes; larger ones are twice that, and so on."""

@@ -74,7 +74,7 @@ class Scheduler:
             Layout.UNIFIED, room.max_num_seqs, room.kv_capacity, fixed=True
         )
         self.pace = Pace(target_itl)
-        self._joined = False
+        self._joined = False  # whether somebody has come since the buffer was last slim
         self.waiting: deque[CachedSequence] = deque()
         self.running: list[CachedSequence] = []
 
@@ -215,11 +215,6 @@ class Scheduler:
     # -- admission ---------------------------------------------------------------------------
 
     def _admit(self, now: float) -> Iterator[Operation]:
-        running = len(self.running)
-        yield from self._admit_in_turn(now)
-        self._joined = self._joined or len(self.running) > running
-
-    def _admit_in_turn(self, now: float) -> Iterator[Operation]:
         for sequence in self._by_rank(now):
             if len(self.running) == self._room.max_num_seqs:
                 return
@@ -250,6 +245,7 @@ class Scheduler:
             yield from operations
             sequence.start_in(slot, match.length if match else 0, now)
             self.running.append(sequence)
+            self._joined = True
 
     def _by_rank(self, now: float) -> list[CachedSequence]:
         """Waiting sequences: what goes on, what is interactive, the rest; as they have arrived."""

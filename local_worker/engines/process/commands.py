@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from local_worker.engines.process import messages
-from local_worker.engines.process.grammar import GrammarError
+from local_worker.engines.process.grammar import LOWEST_PRIORITY, SHORT_SECONDS, GrammarError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from local_worker.engines.process.channel import Channel
     from local_worker.engines.process.grammar import Grammars
     from local_worker.engines.process.vocabulary import Vocabulary
-
-LOWEST_PRIORITY = 19
-
-SHORT_SECONDS = 0.02
-"""After which a grammar that is still being compiled stands back while sequences are decoded. Most
-take a few milliseconds, and tens of them where they wait for a processor with nothing to do."""
 
 
 class CommandReader(threading.Thread):

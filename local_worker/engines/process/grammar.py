@@ -27,6 +27,12 @@ cover everything: `trial` bounds the first, and llama.cpp's guides the second.""
 
 _SPECIAL = frozenset(r"\.+*?()|[]{}^$#&-~/")
 
+SHORT_SECONDS = 0.02
+"""After which a grammar that is still being compiled stands back while sequences are decoded. Most
+take a few milliseconds, and tens of them where they wait for a processor with nothing to do."""
+
+LOWEST_PRIORITY = 19
+
 MOST_TRIES = 64
 """Parts of a schema that are compiled by themselves to find the one at fault."""
 

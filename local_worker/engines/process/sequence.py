@@ -92,11 +92,17 @@ class Sequence:
             self._untraced, output = (), replace(output, trace=trace)
         return taken, output
 
-    def end(self, reason: FinishReason, now: float, error: str | None = None) -> StepOutput:
-        """Ends it from outside: aborted, or an error."""
+    def end(
+        self,
+        reason: FinishReason,
+        now: float,
+        error: str | None = None,
+        param: str | None = None,
+    ) -> StepOutput:
+        """Ends it from outside: aborted, or an error that some field of its request may explain."""
         assert self.status is not Status.FINISHED, self.status
         deltas = self.turn.abandon()
-        return self._output(deltas, (), self._finish(reason, now, error))
+        return self._output(deltas, (), self._finish(reason, now, error, param))
 
     def _begun(self) -> Start:
         assert self._started is not None
@@ -107,7 +113,13 @@ class Sequence:
             cached_tokens=self.num_cached_tokens,
         )
 
-    def _finish(self, reason: FinishReason, now: float, error: str | None = None) -> Finish:
+    def _finish(
+        self,
+        reason: FinishReason,
+        now: float,
+        error: str | None = None,
+        param: str | None = None,
+    ) -> Finish:
         self.status = Status.FINISHED
         started = self._started if self._started is not None else now
         first = self._first_token if self._first_token is not None else now
@@ -116,6 +128,7 @@ class Sequence:
             closed_by=self.turn.closed_by,
             stop=self.turn.stop,
             error=error,
+            param=param,
             queued=started - self.arrived,
             prefill=first - started,
             decode=now - first,

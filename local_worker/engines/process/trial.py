@@ -26,6 +26,8 @@ from llguidance import LLTokenizer
 from llguidance._tokenizer import TokenizerWrapper
 
 from local_worker.engines.process.grammar import (
+    LOWEST_PRIORITY,
+    SHORT_SECONDS,
     GrammarError,
     Grammars,
     Known,
@@ -42,10 +44,6 @@ CPU_SECONDS = 2
 
 MEMORY_BYTES = 1 << 30
 """Of addresses, for one grammar, beside what the process has."""
-
-SHORT_SECONDS = 0.02
-LOWEST_PRIORITY = 19
-"""When a trial stands back behind the sequences that are decoded, and how far: see `commands`."""
 
 
 class Names(msgspec.Struct, frozen=True):
@@ -103,18 +101,21 @@ class Bounded:
             GrammarError: it takes more than it may, or answers cannot follow it.
             OSError, EOFError: there is no process to try it in, nor another one.
         """
-        outcome = TOO_MUCH if grammar in self._too_much else self._outcome(grammar)
-        if outcome == TOO_MUCH:
-            self._too_much.put(grammar, True)
+        outcome = self._outcome(grammar)
         if outcome.refusal is not None:
             raise GrammarError(outcome.refusal, outcome.path)
         self._grammars.check(grammar)
 
     def _outcome(self, grammar: Grammar) -> Outcome:
+        if grammar in self._too_much:
+            return TOO_MUCH
         try:
-            return self._asked(grammar)
+            outcome = self._asked(grammar)
         except (BrokenPipeError, EOFError):  # somebody has killed it: a new one is asked
-            return self._asked(grammar)
+            outcome = self._asked(grammar)
+        if outcome == TOO_MUCH:
+            self._too_much.put(grammar, True)
+        return outcome
 
     def _asked(self, grammar: Grammar) -> Outcome:
         process = self._process
