@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from local_worker.engines.llama_cpp.config import LlamaConfig
-from local_worker.engines.llama_cpp.engine import LlamaCppEngine
+from local_worker.engines.llama_cpp.engine import LlamaCppEngine, environment
 from local_worker.errors import EngineDiedError, EngineNotReadyError, EngineStartError
 from local_worker.types import FinishReason, GenerationRequest, PromptSegment, SamplingParams
 
@@ -245,3 +247,28 @@ async def test_closing_ends_what_still_runs(running_llama):
             pass
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("inherited", "expected"),
+    [
+        ({}, "glibc.malloc.hugetlb=1"),
+        (
+            {"GLIBC_TUNABLES": "glibc.malloc.check=3"},
+            "glibc.malloc.check=3:glibc.malloc.hugetlb=1",
+        ),
+    ],
+)
+def test_the_process_asks_for_huge_pages_beside_what_the_operator_wants(inherited, expected):
+    assert environment(inherited) == {"GLIBC_TUNABLES": expected}
+
+
+def test_an_operator_who_has_decided_about_huge_pages_is_obeyed():
+    assert environment({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}) == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+async def test_the_process_has_what_was_set_for_it(running_llama):
+    async with running_llama() as engine:
+        environ = Path(f"/proc/{engine._child.process.pid}/environ").read_bytes()
+        assert b"glibc.malloc.hugetlb=" in environ
