@@ -4,16 +4,18 @@
 
 In a unified buffer sequences share what they have in common, cell by cell, and every row looks,
 masked, at all cells in use: 32 sequences that share nothing decode at two thirds of the speed that
-they have in buffers of their own. There, nothing is shared, and a sequence has no more room than
-its part. So the layout follows the prompts that come. What runs is copied out and into the new
-buffer; where that is too much, nobody is admitted until those that run are done, if that is soon.
+they have in buffers of their own, and so do eight that write 200 tokens each. There, nothing is
+shared, and a sequence has no more room than its part. So the layout follows the jobs that come.
+What runs is copied out and into the new buffer; where that is too much, nobody is admitted until
+those that run are done, if that is soon.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
 
 from local_worker.tokens import common_length
 
@@ -31,14 +33,21 @@ RECENT = 32
 ENOUGH = 12
 """Prompts to have seen before anything is changed."""
 
-LEARNING = 0.06
-"""Weight of the newest prompt."""
+LATEST = 16
+"""Jobs whose mean is what jobs are like."""
 
-SHARES_LITTLE, SHARES_MUCH = 0.1, 0.3
-"""Of a prompt, what an earlier one has begun with: below the first, and above the second."""
+FOREIGN = 1 / 1600
+"""What a row takes to look at a cell of somebody else's, of what a prompt's token takes: 1.3 us of
+2.1 ms (0.6B shape, benchmarks/results/decode-0.6b.md)."""
 
-MANY = 6
-"""Sequences at a time from which on it matters."""
+OUTPUT = 2.0
+"""What an output's token takes, likewise, in a step of several."""
+
+USUAL_OUTPUT = 64
+"""Tokens of an answer, before any was seen."""
+
+MATTERS = 0.05
+"""Of a job's work: less is not worth a change."""
 
 SOON = 256
 """Tokens that running sequences may still have before them when a change is to wait for them."""
@@ -53,6 +62,32 @@ class Layout(Enum):
 
     UNIFIED = "unified"
     SEPARATE = "separate"
+
+
+class Job(NamedTuple):
+    """What jobs are like.
+
+    Attributes:
+        shared: tokens of the prompt that an earlier one has begun with.
+        own: the prompt's other tokens.
+        output: tokens of the answer.
+        together: jobs at a time.
+    """
+
+    shared: float
+    own: float
+    output: float
+    together: float
+
+
+def advantage(job: Job) -> float:
+    """Of a job's work, what cells of its own save; below 0 where they cost.
+
+    Each of its rows looks at fewer cells of others. In exchange what it shares is computed again.
+    """
+    others = max(job.together - 1, 0) * (job.own + job.output / 2)
+    saved = FOREIGN * others * job.output
+    return (saved - job.shared) / (job.shared + job.own + OUTPUT * job.output)
 
 
 class LayoutChooser:
@@ -77,8 +112,9 @@ class LayoutChooser:
         self.slot_cells = slot_cells(slots, kv_capacity)
         self._fixed = fixed
         self._recent: deque[tuple[str, Sequence[int]]] = deque(maxlen=RECENT)
-        self._shared = 0.0
-        self._together = 0.0
+        self._jobs: deque[Job] = deque(maxlen=LATEST)
+        self._outputs: deque[int] = deque(maxlen=LATEST)
+        self._gained = 0.0
         self._seen = 0
 
     @property
@@ -86,23 +122,31 @@ class LayoutChooser:
         """Of one sequence, in the present layout."""
         return self.slot_cells if self.layout is Layout.SEPARATE else self._kv_capacity
 
-    @property
-    def shared(self) -> float:
-        """Of a prompt, what an earlier one has begun with."""
-        return self._shared
-
     def observe(self, sequence: CachedSequence, together: int) -> None:
         """A request has come, the last of so many that wait or run."""
         if self._fixed:
             return
         prompt, salt = sequence.request.prompt_token_ids, sequence.request.cache_salt
         alike = (common_length(prompt, other) for whose, other in self._recent if whose == salt)
-        share = max(alike, default=0) / len(prompt)
+        shared = max(alike, default=0)
         self._recent.append((salt, prompt))
-        weight = max(LEARNING, 1 / (self._seen + 1))
-        self._shared += weight * (share - self._shared)
-        self._together += weight * (together - self._together)
+        output = min(sequence.request.max_tokens, USUAL_OUTPUT)
+        self._jobs.append(Job(shared, len(prompt) - shared, output, together))
         self._seen += 1
+        self._judge()
+
+    def ended(self, sequence: CachedSequence) -> None:
+        """A request is over: that is how long answers are."""
+        self._outputs.append(sequence.num_tokens - sequence.num_prompt_tokens)
+        self._judge()
+
+    def _judge(self) -> None:
+        if not self._jobs:
+            return
+        usual = Job(*(fmean(values) for values in zip(*self._jobs, strict=True)))
+        output = fmean(self._outputs) if self._outputs else usual.output
+        together = min(usual.together, self._slots)
+        self._gained = advantage(usual._replace(output=output, together=together))
 
     def changed(self, layout: Layout) -> None:
         """The layout is that one now; what is to change it again is learnt anew."""
@@ -115,12 +159,11 @@ class LayoutChooser:
             return self.layout
         if any(s.reserved_cells > self.slot_cells or s.request.pinned for s in waiting):
             return Layout.UNIFIED
+        if self._seen < ENOUGH:
+            return self.layout
         if self.layout is Layout.SEPARATE:
-            much = self._seen >= ENOUGH and self._shared > SHARES_MUCH
-            return Layout.UNIFIED if much else Layout.SEPARATE
-        little = self._seen >= ENOUGH and self._shared < SHARES_LITTLE
-        many = min(self._together, self._slots) >= MANY
-        return Layout.SEPARATE if little and many else Layout.UNIFIED
+            return Layout.UNIFIED if self._gained < -MATTERS else Layout.SEPARATE
+        return Layout.SEPARATE if self._gained > MATTERS else Layout.UNIFIED
 
     def can_move(self, running: Sequence[CachedSequence]) -> bool:
         """Whether the layout can change under those that run."""

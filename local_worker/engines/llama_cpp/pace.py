@@ -11,6 +11,7 @@ context.
 
 from __future__ import annotations
 
+from local_worker.engines.llama_cpp.filling import LEAST_TOKENS, Beside, Filling
 from local_worker.engines.process.average import LEARNING, mixed
 
 OUTLIER = 4.0
@@ -19,9 +20,8 @@ OUTLIER = 4.0
 DEFAULT_SLOWDOWN = 2.0
 """Of a decode step, where nobody says what the streams need."""
 
-LEAST_TOKENS = 8
-"""However slow the machine: a prompt must get on. Twice as many, behind 1,500 tokens, took
-four decode steps (benchmarks/results/decode-0.6b.md)."""
+LATE = 1.1
+"""What a step may take of its target where that is known."""
 
 SMALLEST_STEP = 128
 """Prompt tokens of a step in which nobody decodes; larger ones are twice that, and so on."""
@@ -51,6 +51,7 @@ class Pace:
         self._latest: float | None = None  # of those
         self._steps = 0  # likewise
         self._fixed: float | None = None  # of a chunk beside streams, whatever its length
+        self._filling = Filling()
         self._price: dict[int, float] = {}  # of one more row beside so many sequences
 
     def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
@@ -71,6 +72,10 @@ class Pace:
                 self._steps += 1
                 self._alone[size] = mixed(self._alone.get(size), cost, outlier=OUTLIER)
                 self._latest = mixed(self._latest, cost, outlier=OUTLIER)
+
+    def laid_out(self, *, separate: bool) -> None:
+        """The cells have another layout: whether each sequence has its own."""
+        self._filling.change(separate=separate)
 
     def observe_more(self, decoding: int, more: int, seconds: float) -> None:
         """A step without prompts has computed more than one token of some sequences.
@@ -97,6 +102,7 @@ class Pace:
         Else a small one would look dear, and the next one would be smaller still.
         """
         streams = self.decode_seconds(decoding) or 0.0
+        self._filling.observe(decoding, prompt_tokens, seconds, streams)
         extra = max(seconds - streams, seconds / 4)
         if self._latest is None:
             self._latest = extra / prompt_tokens
@@ -104,27 +110,46 @@ class Pace:
         known = fixed if self._fixed is None else self._fixed
         self._fixed = known + LEARNING * (min(fixed, known + OUTLIER * extra) - known)
 
-    def prompt_tokens(self, decoding: int, most: int, prompts: int = 1) -> int:
+    def prompt_tokens(self, beside: Beside, most: int) -> int:
         """How many prompt tokens the next step may compute.
 
         Where nobody says what the streams need, they wait the longer the more others have not even
         begun: a few streams that keep many prompts waiting make poor use of the machine.
 
         Args:
-            decoding: sequences in it that are past their prompt.
+            beside: what is computed in it anyway, and who waits.
             most: however fast.
-            prompts: that are to be computed.
         """
-        if not decoding:
+        if not beside.decoding:
             return self._alone_tokens(most)
         if self._target == 0:
             return most
-        decode = self.decode_seconds(decoding)
+        decode = self.decode_seconds(beside.decoding)
         if decode is None or self._latest is None:
             return min(most, 4 * LEAST_TOKENS)  # nothing is known yet: find out gently
-        target = self._target or (DEFAULT_SLOWDOWN + (prompts - 1) / decoding) * decode
+        waits = DEFAULT_SLOWDOWN + (beside.prompts - 1) / beside.decoding
+        target = self._target or waits * decode
         tokens = int((target - decode - (self._fixed or 0.0)) / self._latest)
-        return max(min(tokens, most), min(LEAST_TOKENS, most))
+
+        def in_time(count: int) -> bool:
+            seconds = self._filling.seconds(beside.rows, count, decode)
+            return count <= tokens if seconds is None else seconds <= LATE * target
+
+        counts = [n for n in self._filling.counts(beside.rows, most) if in_time(n)]
+        if not counts:
+            return max(min(tokens, most), min(LEAST_TOKENS, most))
+        return self._filling.choose(counts, beside.pending, lambda n: self._cost(beside, n, decode))
+
+    def _cost(self, beside: Beside, tokens: int, decode: float) -> float | None:
+        """Of a prompt's token beside streams, in seconds; None where it is not known.
+
+        A stream's token counts as what it will take once the prompts are done and all decode
+        together: while they are computed, there are fewer in a step.
+        """
+        seconds = self._filling.seconds(beside.rows, tokens, decode)
+        together = beside.decoding + beside.prompts
+        price = (self.decode_seconds(together) or 0.0) / together
+        return None if seconds is None else (seconds - beside.decoding * price) / tokens
 
     def _alone_tokens(self, most: int) -> int:
         """The smallest step as good as any; now and then another one, to see whether it still is.

@@ -62,15 +62,33 @@ def chunk_of(sequence: CachedSequence, count: int) -> Chunk:
 
 def shares(prefilling: list[CachedSequence], budget: int) -> Iterator[tuple[CachedSequence, int]]:
     """Who computes how much of its prompt: half for the shortest, what is left for the oldest."""
-    counts = dict.fromkeys(prefilling, 0)
-    shortest_first = sorted(prefilling, key=lambda s: s.num_pending_tokens)
-    for sequences, share in ((shortest_first, budget // 2), (prefilling, budget)):
+    shortest_first = sorted(prefilling, key=_left)
+    return _hand_out(((shortest_first, budget // 2), (prefilling, budget)), budget)
+
+
+def in_turn(
+    prefilling: list[CachedSequence], budget: int, *, shortest: bool
+) -> Iterator[tuple[CachedSequence, int]]:
+    """Likewise where each sequence is computed apart: all for the shortest, or for the oldest."""
+    order = sorted(prefilling, key=_left) if shortest else prefilling
+    return _hand_out(((order, budget),), budget)
+
+
+def _hand_out(
+    rounds: tuple[tuple[list[CachedSequence], int], ...], budget: int
+) -> Iterator[tuple[CachedSequence, int]]:
+    counts: dict[CachedSequence, int] = {}
+    for sequences, share in rounds:
         left = min(share, budget - sum(counts.values()))
         for sequence in sequences:
-            more = min(_up_to_checkpoint(sequence) - counts[sequence], left)
-            counts[sequence] += more
+            more = min(_up_to_checkpoint(sequence) - counts.get(sequence, 0), left)
+            counts[sequence] = counts.get(sequence, 0) + more
             left -= more
     return ((sequence, count) for sequence, count in counts.items() if count)
+
+
+def _left(sequence: CachedSequence) -> int:
+    return sequence.num_pending_tokens
 
 
 def _up_to_checkpoint(sequence: CachedSequence) -> int:

@@ -3,7 +3,8 @@
 Each step hands out a token budget: sequences past their prompt first (their next token, or a
 forced stretch), then prompt chunks, of which there are only so many while others decode that their
 next tokens come in time. Of those, half go to the shortest prompts and the rest to the oldest, so
-that a short job is not stuck behind a long prompt, nor the long one behind many short ones.
+that a short job is not stuck behind a long prompt, nor the long one behind many short ones; where
+each sequence is computed apart, they take turns.
 
 Interactive requests are admitted before background ones, which count as interactive once they have
 waited for `PATIENCE` seconds: they never starve. Admission reserves KV cells for prompt and
@@ -20,14 +21,14 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from local_worker.engines.llama_cpp.filling import Beside
 from local_worker.engines.llama_cpp.kept import KeptMatch
 from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser
 from local_worker.engines.llama_cpp.lookup import MOST_GUESSES
 from local_worker.engines.llama_cpp.pace import Pace
-from local_worker.engines.llama_cpp.plan import Chunk, Plan, chunk_of, shares
+from local_worker.engines.llama_cpp.plan import Chunk, Plan, chunk_of, in_turn, shares
 from local_worker.engines.llama_cpp.prefix_cache import Cut, PrefixCache
 from local_worker.engines.llama_cpp.radix import Match
-from local_worker.engines.llama_cpp.shapes import fitting
 from local_worker.engines.process.sequence import Status
 from local_worker.tokens import common_length
 
@@ -74,6 +75,7 @@ class Scheduler:
             Layout.UNIFIED, room.max_num_seqs, room.kv_capacity, fixed=True
         )
         self.pace = Pace(target_itl)
+        self._shortest = False  # whose turn it was where sequences are computed apart
         self._joined = False  # whether somebody has come since the buffer was last slim
         self.waiting: deque[CachedSequence] = deque()
         self.running: list[CachedSequence] = []
@@ -115,6 +117,7 @@ class Scheduler:
             self.waiting.remove(sequence)
             return ()
         self.running.remove(sequence)
+        self._layouts.ended(sequence)
         slot, sequence.slot = sequence.slot, None
         if not keep:
             return self._cache.discard(slot)
@@ -162,6 +165,7 @@ class Scheduler:
             Running sequences, each in a new slot, with the slots that they had.
         """
         self._layouts.changed(layout)
+        self.pace.laid_out(separate=layout is Layout.SEPARATE)
         whole = self._whole_room
         if layout is Layout.SEPARATE:  # nothing is shared, so there is nothing to keep
             cells = whole.max_num_seqs * self._layouts.slot_cells
@@ -332,11 +336,21 @@ class Scheduler:
                     chunk = replace(chunk, guesses=found)
             yield chunk
         prefilling = [s for s in self.running if s.is_prefilling]
-        taken = self._max_tokens_per_step - budget
-        allowed = self.pace.prompt_tokens(len(decoding), budget, max(1, len(prefilling)))
-        budget = fitting(taken, allowed)
-        for sequence, count in shares(prefilling, budget):
-            yield chunk_of(sequence, count)
+        if prefilling:
+            pending = sum(sequence.num_pending_tokens for sequence in prefilling)
+            taken = self._max_tokens_per_step - budget
+            beside = Beside(len(decoding), taken, len(prefilling), pending)
+            budget = self.pace.prompt_tokens(beside, budget)
+            for sequence, count in self._shares(prefilling, budget):
+                yield chunk_of(sequence, count)
+
+    def _shares(
+        self, prefilling: list[CachedSequence], budget: int
+    ) -> Iterator[tuple[CachedSequence, int]]:
+        if self.layout is Layout.UNIFIED:
+            return shares(prefilling, budget)
+        self._shortest = not self._shortest
+        return in_turn(prefilling, budget, shortest=self._shortest)
 
 
 def _rank(sequence: CachedSequence, now: float) -> int:

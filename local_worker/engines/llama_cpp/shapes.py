@@ -295,15 +295,6 @@ class StepShapes:
         )
 
 
-def fitting(taken: int, tokens: int) -> int:
-    """How many of so many prompt tokens to compute beside rows that are taken already.
-
-    Fewer, where the last ones would make a batch that does not go by the kernels' multiples.
-    """
-    multiple = max(MULTIPLES)
-    return tokens - (taken + tokens) % multiple if tokens >= 2 * multiple else tokens
-
-
 def _is_hopeless(size: _Size) -> bool:
     return size.seconds is not None and _mean(size.tried) > HOPELESS * size.seconds
 

@@ -4,7 +4,16 @@ import itertools
 
 import pytest
 
-from local_worker.engines.llama_cpp.layout import ENOUGH, MANY, MOVABLE, SOON, Layout, LayoutChooser
+from local_worker.engines.llama_cpp.layout import (
+    ENOUGH,
+    LATEST,
+    MOVABLE,
+    SOON,
+    Job,
+    Layout,
+    LayoutChooser,
+    advantage,
+)
 from local_worker.engines.llama_cpp.sequence import CachedSequence
 from local_worker.types import GenerationRequest
 
@@ -38,8 +47,8 @@ def test_many_prompts_that_share_nothing_get_cells_of_their_own():
     [
         chooser(*ALIKE),
         chooser(*UNLIKE[:-1]),
-        chooser(*UNLIKE, together=MANY - 1),
-        chooser(*UNLIKE, slots=MANY - 1),
+        chooser(*UNLIKE, together=4),
+        chooser(*UNLIKE, slots=4),
         chooser(*UNLIKE, fixed=True),
     ],
     ids=["alike", "too early", "few", "few slots", "fixed"],
@@ -65,9 +74,8 @@ def test_a_request_too_long_for_cells_of_its_own_brings_them_together_again():
 
 def test_so_do_prompts_that_begin_to_share():
     found = chooser(*UNLIKE, layout=Layout.SEPARATE)
-    for one in ALIKE:
+    for one in (*ALIKE, *ALIKE)[:LATEST]:
         found.observe(one, 32)
-    assert found.shared > 0.3
     assert found.wanted([]) is Layout.UNIFIED
 
 
@@ -78,6 +86,32 @@ def test_a_change_back_takes_as_many_prompts_again():
         found.observe(job(), 32)
     assert found.wanted([]) is Layout.UNIFIED
     found.observe(job(), 32)
+    assert found.wanted([]) is Layout.SEPARATE
+
+
+@pytest.mark.parametrize(
+    ("job", "saves"),
+    [
+        (Job(shared=20, own=80, output=64, together=8), True),
+        (Job(shared=20, own=80, output=64, together=2), False),
+        (Job(shared=520, own=20, output=32, together=16), False),
+        (Job(shared=100, own=80, output=200, together=8), True),
+        (Job(shared=100, own=80, output=64, together=8), False),
+        (Job(shared=0, own=1, output=1, together=0), False),
+    ],
+    ids=["eight chats", "two", "a system prompt", "long answers", "short ones", "nothing"],
+)
+def test_cells_of_their_own_pay_where_many_compute_much_that_is_theirs_alone(job, saves):
+    assert (advantage(job) > 0) is saves
+
+
+def test_how_long_answers_are_is_seen_when_they_end():
+    jobs = [job(80, shares=SYSTEM, max_tokens=1000) for _ in range(ENOUGH)]
+    found = chooser(*jobs, together=8, cells=8 * 2048, slots=8)
+    assert found.wanted([]) is Layout.UNIFIED
+    for one in jobs:
+        one.token_ids += range(400)
+        found.ended(one)
     assert found.wanted([]) is Layout.SEPARATE
 
 

@@ -2,7 +2,21 @@ from __future__ import annotations
 
 import pytest
 
-from local_worker.engines.llama_cpp.pace import DEFAULT_SLOWDOWN, LEAST_TOKENS, Pace
+from local_worker.engines.llama_cpp.filling import LEAST_TOKENS, MULTIPLE, TIMES, Beside
+from local_worker.engines.llama_cpp.pace import DEFAULT_SLOWDOWN, Pace
+
+
+NOBODY = Beside(0, 0)
+
+
+def beside(prompts=1):
+    """So many long prompts wait beside eight streams."""
+    return Beside(8, 8, prompts)
+
+
+def filled(tokens):
+    """Of so many for which there is time, those that fill up the kernels' rows beside eight."""
+    return max(n for n in (MULTIPLE * times - 8 for times in TIMES) if n <= tokens + 0.01)
 
 
 def learnt(target=None, *, decode=0.1, per_token=0.002):
@@ -16,7 +30,7 @@ def alone(seconds, steps=60, most=512):
     """Sizes of steps that nobody decodes in, where each takes what `seconds` says."""
     pace, sizes = Pace(), []
     for _ in range(steps):
-        sizes.append(pace.prompt_tokens(0, most))
+        sizes.append(pace.prompt_tokens(NOBODY, most))
         pace.observe(0, sizes[-1], seconds(sizes[-1]))
     return sizes
 
@@ -41,9 +55,9 @@ def test_another_machine_than_it_was_gets_other_steps():
     pace = Pace()
     for seconds in (lambda tokens: tokens, lambda tokens: 300 + tokens):
         for _ in range(200):
-            tokens = pace.prompt_tokens(0, 512)
+            tokens = pace.prompt_tokens(NOBODY, 512)
             pace.observe(0, tokens, seconds(tokens))
-    assert [pace.prompt_tokens(0, 512) for _ in range(3)] == [512] * 3
+    assert [pace.prompt_tokens(NOBODY, 512) for _ in range(3)] == [512] * 3
 
 
 def test_a_step_is_never_larger_than_it_may_be():
@@ -55,75 +69,102 @@ def test_a_step_that_is_not_quite_full_is_as_good():
     pace = Pace()
     for tokens in (112, 240, 400):
         pace.observe(0, tokens, 1.0 * tokens)
-    assert pace.prompt_tokens(0, 512) == 128
+    assert pace.prompt_tokens(NOBODY, 512) == 128
 
 
 def test_without_a_word_a_step_takes_a_multiple_of_a_decode_step():
     extra = (DEFAULT_SLOWDOWN - 1) * 0.1
-    assert learnt().prompt_tokens(8, 512) == pytest.approx(extra / 0.002, abs=1)
+    assert learnt().prompt_tokens(beside(), 512) == filled(extra / 0.002) == 40
 
 
 def test_a_few_streams_do_not_hold_up_many_prompts():
-    for prompts, slowdown in ((1, 2), (9, 3), (33, 6)):
-        tokens = learnt().prompt_tokens(8, 512, prompts)
-        assert tokens == pytest.approx((slowdown - 1) * 0.1 / 0.002, abs=1)
-    assert learnt(0.3).prompt_tokens(8, 512, 33) == pytest.approx(0.2 / 0.002, abs=1)
+    for prompts, tokens in ((1, 50), (9, 100), (33, 250)):
+        found = learnt().prompt_tokens(beside(prompts), 512)
+        assert found == filled(tokens)
+    assert learnt(0.3).prompt_tokens(beside(33), 512) == filled(100)
 
 
 def test_a_target_is_what_the_whole_step_may_take():
-    assert learnt(0.3).prompt_tokens(8, 512) == pytest.approx(0.2 / 0.002, abs=1)
+    assert learnt(0.3).prompt_tokens(beside(), 512) == filled(0.2 / 0.002)
 
 
 def test_no_target_is_no_limit():
-    assert learnt(0).prompt_tokens(8, 512) == 512
+    assert learnt(0).prompt_tokens(beside(), 512) == 512
 
 
 def test_a_prompt_always_gets_on():
-    assert learnt(0.05).prompt_tokens(8, 512) == LEAST_TOKENS
-    assert learnt(0.05).prompt_tokens(8, 3) == 3
+    assert learnt(0.05).prompt_tokens(beside(), 512) == LEAST_TOKENS
+    assert learnt(0.05).prompt_tokens(beside(), 3) == 3
 
 
 def test_before_anything_is_known_it_finds_out_gently():
-    assert Pace().prompt_tokens(8, 512) == 4 * LEAST_TOKENS
-    assert Pace().prompt_tokens(8, 10) == 10
+    assert Pace().prompt_tokens(beside(), 512) == 4 * LEAST_TOKENS
+    assert Pace().prompt_tokens(beside(), 10) == 10
 
 
 def test_what_decoding_costs_is_not_charged_to_the_prompt():
     pace = learnt()
     for _ in range(50):
         pace.observe(8, 100, 0.1 + 100 * 0.001)
-    assert pace.prompt_tokens(8, 512) == pytest.approx(0.1 / 0.001, rel=0.05)
+    assert pace.prompt_tokens(beside(), 512) == filled(0.1 / 0.001)
 
 
-def test_a_chunk_that_costs_something_of_its_own_is_not_made_smaller_and_smaller():
-    """Half of what a step may take goes to the chunk itself; the other half is its tokens."""
-    pace = learnt(0.5)
+def test_a_step_that_takes_longer_than_it_may_is_not_taken_again():
+    """A chunk costs 0.2 s whatever its length: what was learnt from prompts alone is too little."""
+    pace, seconds = learnt(0.5), []
     for _ in range(60):
-        tokens = pace.prompt_tokens(8, 512)
-        pace.observe(8, tokens, 0.1 + 0.2 + tokens * 0.002)
-    assert tokens == pytest.approx(100, rel=0.05)
-    assert 0.1 + 0.2 + tokens * 0.002 <= 0.51
+        tokens = pace.prompt_tokens(beside(), 512)
+        seconds.append(0.1 + 0.2 + tokens * 0.002)
+        pace.observe(8, tokens, seconds[-1])
+    assert tokens == filled(100)
+    assert max(seconds[20:]) <= 1.1 * 0.5
 
 
 def test_where_only_prompts_beside_streams_were_seen_it_knows_their_cost():
     pace = Pace()
     pace.observe(8, 0, 0.1)
     pace.observe(8, 50, 0.2)
-    assert pace.prompt_tokens(8, 512) == pytest.approx(50, abs=1)
+    assert pace.prompt_tokens(beside(), 512) == filled(50)
 
 
 def test_a_step_that_was_held_up_from_outside_changes_little():
     pace = learnt()
-    before = pace.prompt_tokens(8, 512)
+    before = pace.prompt_tokens(beside(), 512)
     pace.observe(0, 100, 60.0)
-    assert pace.prompt_tokens(8, 512) > before / 2
+    assert pace.prompt_tokens(beside(), 512) >= before / 2
 
 
 def test_it_follows_a_machine_that_becomes_slower():
     pace = learnt()
     for _ in range(50):
         pace.observe(8, 0, 0.3)
-    assert pace.prompt_tokens(8, 512) == pytest.approx(0.3 / 0.002, rel=0.05)
+    assert pace.prompt_tokens(beside(), 512) == filled(0.3 / 0.002)
+
+
+def cheap_and_quick(pending, *, separate=False):
+    """Prompt tokens of steps beside seven streams, where nine of them are nearly free."""
+    pace = learnt(0.15, decode=0.05)
+    pace.laid_out(separate=separate)
+    pace.observe(7, 0, 0.05)
+    seen = []
+    for _ in range(20):
+        tokens = pace.prompt_tokens(Beside(7, 7, 1, pending), 512)
+        pace.observe(7, tokens, 0.055 if tokens == 9 else 0.05 + 0.002 * tokens)
+        seen.append(tokens)
+    return seen
+
+
+def test_a_short_prompt_fills_up_the_rows_that_are_nearly_free():
+    assert cheap_and_quick(84)[-10:] == [9] * 10
+
+
+def test_a_long_one_takes_all_the_time_that_the_streams_have():
+    assert set(cheap_and_quick(1000)) == {41}
+
+
+def test_where_chunks_are_computed_apart_those_are_filled_up():
+    """All but their first token, which is computed with the streams."""
+    assert {tokens % MULTIPLE for tokens in cheap_and_quick(84, separate=True)} == {1}
 
 
 def test_a_step_of_more_sequences_is_another_step():

@@ -467,8 +467,22 @@ def test_prompts_leave_the_streams_their_pace():
     s.pace.observe(1, 0, 0.05)
     s.pace.observe(0, 100, 0.1)
     s.add(sequence("b", 100))
-    # 0.05 s are left, enough for 50 tokens; with 47 there are 48 rows, which the kernels like.
-    assert run(s) == [("a", 8, 1, True), ("b", 0, 47, False)]
+    # 0.05 s are left, enough for 50 tokens; the kernels like 16, 32 and 48 rows, each tried in turn
+    assert run(s) == [("a", 8, 1, True), ("b", 0, 15, False)]
+    s.pace.observe(1, 15, 0.07)
+    assert run(s) == [("a", 9, 1, True), ("b", 15, 31, False)]
+
+
+def test_where_each_is_computed_apart_the_shortest_and_the_oldest_prompt_take_turns():
+    slots = 2
+    layouts = LayoutChooser(Layout.SEPARATE, slots, 2 * 256, fixed=True)
+    room = Room(slots, 0, 2 * 256, 0, 0)
+    s = Scheduler(room, 20, None, None, layouts)
+    s.add(sequence("long", 50))
+    s.add(sequence("short", 30))
+    assert run(s) == [("short", 0, 20, False)]
+    assert run(s) == [("long", 0, 20, False)]
+    assert run(s) == [("long", 20, 10, False), ("short", 20, 10, True)]
 
 
 def test_who_is_in_no_hurry_is_admitted_last():
@@ -594,7 +608,7 @@ def test_the_layout_changes_under_those_that_run_and_everybody_gets_on():
     layouts = LayoutChooser(Layout.UNIFIED, 16, 16 * 256)
     s = scheduler(seqs=16, cells=16 * 256, budget=64, layouts=layouts)
     for n in range(80):
-        s.add(sequence(str(n), 10, 5))
+        s.add(sequence(str(n), 60, 20))
         if n == 4:
             run(s)
     seen, most, moved = [], 0, 0

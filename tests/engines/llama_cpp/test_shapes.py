@@ -11,7 +11,6 @@ from local_worker.engines.llama_cpp.shapes import (
     Shape,
     Shapes,
     StepShapes,
-    fitting,
 )
 
 
@@ -145,12 +144,6 @@ def test_a_single_slow_step_decides_nothing():
 def test_steps_that_take_no_time_are_not_experimented_with():
     used = run(Shapes(4, 512), 14, 500, lambda shape: WORTH_LEARNING / 2)
     assert set(used) == {Shape(4, 14)}
-
-
-def test_prompt_tokens_fill_up_the_kernels_multiples():
-    assert fitting(5, 100) == 91
-    assert fitting(0, 512) == 512
-    assert fitting(5, 20) == 20
 
 
 def test_steps_with_prompts_learn_by_the_row_and_add_none():

@@ -1,0 +1,120 @@
+"""With how many prompt tokens to fill up a step that streams are in. Pure.
+
+Kernels take rows by sixteen. Seven rows of streams take 50 ms (0.6B shape, 2 cores), and nine
+tokens of a prompt beside them 5 ms more: a third of what they take in a step of their own. Eight
+would make it 69 ms (benchmarks/results/decode-0.6b.md). So a chunk fills up such a multiple, and of
+the multiples for which the streams have time, one is taken in which a prompt's token is cheap: that
+is learnt from the steps.
+
+Where sequences have cells of their own, llama.cpp computes a chunk's first token together with the
+streams and the others in a pass of their own: that is the one to fill.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from local_worker.engines.llama_cpp.shapes import MULTIPLES
+from local_worker.engines.process.average import mixed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MULTIPLE = max(MULTIPLES)
+TIMES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Multiples of it that are told apart."""
+
+LEAST_TOKENS = 8
+"""However slow the machine: a prompt must get on. Twice as many, behind 1,500 tokens, took
+four decode steps (benchmarks/results/decode-0.6b.md)."""
+
+PATIENT = 32
+"""Steps that the prompts at hand may take in exchange for cheaper ones."""
+
+TRY_AGAIN = 32
+"""Steps after which another size is tried."""
+
+OUTLIER = 4.0
+"""A step that takes so many times longer than expected was held up from outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a chunk is to be computed beside, and for whom.
+
+    Attributes:
+        decoding: sequences that are past their prompt.
+        rows: of those.
+        prompts: that are to be computed.
+        pending: tokens of those.
+    """
+
+    decoding: int
+    rows: int
+    prompts: int = 1
+    pending: int = 1 << 20
+
+
+class Filling:
+    """Learns what filled steps take.
+
+    Attributes:
+        separate: whether sequences have cells of their own.
+    """
+
+    def __init__(self) -> None:
+        self.separate = False
+        self._seconds: dict[int, float] = {}  # of a pass, by its rows
+        self._steps = 0
+
+    def change(self, *, separate: bool) -> None:
+        """The layout of the cells is another one: so are the passes."""
+        self.separate = separate
+        self._seconds.clear()
+
+    def counts(self, rows: int, most: int) -> list[int]:
+        """Tokens that fill up a step in which so many rows are taken, fewest first."""
+        return [count for count in self._counts(rows) if LEAST_TOKENS <= count <= most]
+
+    def _counts(self, rows: int) -> Iterator[int]:
+        first = 1 if self.separate else -(rows % MULTIPLE)
+        return (first + times * MULTIPLE for times in TIMES)
+
+    def observe(self, rows: int, tokens: int, seconds: float, decode: float) -> None:
+        """A step has been computed.
+
+        Args:
+            rows: of streams.
+            tokens: of prompts beside them.
+            seconds: that it took.
+            decode: that the streams alone take.
+        """
+        size = self._pass(rows, tokens)
+        if size % MULTIPLE == 0:
+            own = max(seconds - decode, 0.0) if self.separate else seconds
+            self._seconds[size] = mixed(self._seconds.get(size), own, outlier=OUTLIER)
+
+    def seconds(self, rows: int, tokens: int, decode: float) -> float | None:
+        """What such a step takes; None before one was seen. See `observe`."""
+        known = self._seconds.get(self._pass(rows, tokens))
+        return None if known is None else known + decode * self.separate
+
+    def choose(self, counts: list[int], pending: int, cost: Callable[[int], float | None]) -> int:
+        """One of the counts.
+
+        Args:
+            counts: fewest first, at least one.
+            pending: tokens that there are to compute.
+            cost: of a token in a step with so many; None where it is not known.
+        """
+        enough = [count for count in counts if PATIENT * count >= pending] or counts[-1:]
+        costs = [(found, count) for count in enough if (found := cost(count)) is not None]
+        if len(costs) < len(enough):
+            return next(count for count in enough if cost(count) is None)
+        self._steps += 1
+        again, turn = divmod(self._steps, TRY_AGAIN)
+        return min(costs)[1] if turn else enough[again % len(enough)]
+
+    def _pass(self, rows: int, tokens: int) -> int:
+        return tokens - 1 if self.separate else rows + tokens
