@@ -267,8 +267,11 @@ def test_an_operator_who_has_decided_about_huge_pages_is_obeyed():
     assert environment({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}) == {}
 
 
+def environment_of(pid):
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 async def test_the_process_has_what_was_set_for_it(running_llama):
     async with running_llama() as engine:
-        environ = Path(f"/proc/{engine._child.process.pid}/environ").read_bytes()
-        assert b"glibc.malloc.hugetlb=" in environ
+        assert b"glibc.malloc.hugetlb=" in environment_of(engine._child.process.pid)

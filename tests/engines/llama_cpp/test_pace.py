@@ -5,7 +5,6 @@ import pytest
 from local_worker.engines.llama_cpp.filling import LEAST_TOKENS, MULTIPLE, TIMES, Beside
 from local_worker.engines.llama_cpp.pace import DEFAULT_SLOWDOWN, Pace
 
-
 NOBODY = Beside(0, 0)
 
 
