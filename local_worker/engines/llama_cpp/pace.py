@@ -121,7 +121,7 @@ class Pace:
             most: however fast.
         """
         if not beside.decoding:
-            return self._alone_tokens(most)
+            return self._alone_tokens(most, others=beside.prompts > 1)
         if self._target == 0:
             return most
         decode = self.decode_seconds(beside.decoding)
@@ -151,24 +151,22 @@ class Pace:
         price = (self.decode_seconds(together) or 0.0) / together
         return None if seconds is None else (seconds - beside.decoding * price) / tokens
 
-    def _alone_tokens(self, most: int) -> int:
+    def _alone_tokens(self, most: int, *, others: bool) -> int:
         """The smallest step as good as any; now and then another one, to see whether it still is.
 
-        The tokens of such a step are computed like any others: it costs next to nothing.
+        The tokens of such a step are computed like any others: it costs next to nothing, unless
+        `others` wait for their first tokens.
         """
         sizes = [SMALLEST_STEP]
         while 2 * sizes[-1] <= most:
             sizes.append(2 * sizes[-1])
         again, turn = divmod(self._steps, TRY_AGAIN)
         unknown = [size for size in sizes if size not in self._alone]
-        if unknown:
-            size = unknown[0]
-        elif not turn:
-            size = sizes[again % len(sizes)]
-        else:
-            best = min(self._alone[size] for size in sizes)
-            size = next(size for size in sizes if self._alone[size] <= AS_FAST * best)
-        return min(size, most)
+        if not others and (unknown or not turn):
+            return min(unknown[0] if unknown else sizes[again % len(sizes)], most)
+        known = [size for size in sizes if size in self._alone] or sizes[:1]
+        best = min(self._alone.get(size, 0.0) for size in known)
+        return min(next(n for n in known if self._alone.get(n, 0.0) <= AS_FAST * best), most)
 
     def costs(self, decoding: int) -> tuple[float | None, float | None]:
         """Seconds of a prompt's token, and of an output's in a step of so many sequences."""

@@ -35,6 +35,10 @@ async def text(engine, request):
     return "".join(d.text for o in outputs for d in o.deltas)
 
 
+def environment_of(pid):
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
 async def first_output(generator):
     async for output in generator:
         if output.deltas:
@@ -265,10 +269,6 @@ def test_the_process_asks_for_huge_pages_beside_what_the_operator_wants(inherite
 
 def test_an_operator_who_has_decided_about_huge_pages_is_obeyed():
     assert environment({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}) == {}
-
-
-def environment_of(pid):
-    return Path(f"/proc/{pid}/environ").read_bytes()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")

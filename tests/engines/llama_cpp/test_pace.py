@@ -59,6 +59,15 @@ def test_another_machine_than_it_was_gets_other_steps():
     assert [pace.prompt_tokens(NOBODY, 512) for _ in range(3)] == [512] * 3
 
 
+def test_nothing_is_tried_while_others_wait_for_their_first_tokens():
+    pace, several = Pace(), Beside(0, 0, prompts=2)
+    assert pace.prompt_tokens(several, 512) == 128
+    pace.observe(0, 256, 256 * 0.004)
+    assert pace.prompt_tokens(several, 512) == 256, "all that is known"
+    pace.observe(0, 128, 128 * 0.004)
+    assert [pace.prompt_tokens(several, 512) for _ in range(9)] == [128] * 9
+
+
 def test_a_step_is_never_larger_than_it_may_be():
     assert alone(lambda tokens: 100 + tokens, most=300).count(256) > 50
     assert set(alone(lambda tokens: tokens, most=40)) == {40}
