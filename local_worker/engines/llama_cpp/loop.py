@@ -112,6 +112,8 @@ class EngineLoop:
         if not chunks:
             return []
         decoding = sum(not chunk.sequence.is_prefilling for chunk in chunks)
+        if not decoding:
+            self._slim()  # rather before the prompt, which would look at those cells, too
         try:
             computed = self._compute(chunks, decoding)
         except NoKvRoomError as error:
