@@ -20,6 +20,10 @@ OUTLIER = 4.0
 DEFAULT_SLOWDOWN = 2.0
 """Of a decode step, where nobody says what the streams need."""
 
+UNNOTICED = 0.008
+"""Seconds of a step that nobody who streams takes notice of, where nobody says what they need: a
+model of a few million parameters would compute a prompt in twenty steps of 1 ms."""
+
 LATE = 1.1
 """What a step may take of its target where that is known."""
 
@@ -128,7 +132,7 @@ class Pace:
         if decode is None or self._latest is None:
             return min(most, 4 * LEAST_TOKENS)  # nothing is known yet: find out gently
         waits = DEFAULT_SLOWDOWN + (beside.prompts - 1) / beside.decoding
-        target = self._target or waits * decode
+        target = self._target or max(waits * decode, UNNOTICED)
         tokens = int((target - decode - (self._fixed or 0.0)) / self._latest)
 
         def in_time(count: int) -> bool:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from local_worker.engines.llama_cpp.filling import LEAST_TOKENS, MULTIPLE, TIMES, Beside
-from local_worker.engines.llama_cpp.pace import DEFAULT_SLOWDOWN, Pace
+from local_worker.engines.llama_cpp.pace import DEFAULT_SLOWDOWN, UNNOTICED, Pace
 
 NOBODY = Beside(0, 0)
 
@@ -94,6 +94,11 @@ def test_a_few_streams_do_not_hold_up_many_prompts():
 
 def test_a_target_is_what_the_whole_step_may_take():
     assert learnt(0.3).prompt_tokens(beside(), 512) == filled(0.2 / 0.002)
+
+
+def test_where_steps_take_no_time_a_prompt_is_computed_at_once():
+    pace = learnt(decode=0.001, per_token=0.0001)
+    assert pace.prompt_tokens(beside(), 512) == filled((UNNOTICED - 0.001) / 0.0001) == 56
 
 
 def test_no_target_is_no_limit():
