@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MULTIPLE = max(MULTIPLES)
-TIMES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+TIMES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 """Multiples of it that are told apart."""
 
 LEAST_TOKENS = 8
@@ -30,10 +30,14 @@ LEAST_TOKENS = 8
 four decode steps (benchmarks/results/decode-0.6b.md)."""
 
 PATIENT = 32
-"""Steps that the prompts at hand may take in exchange for cheaper ones."""
+"""Steps that what is left of the prompts may take in exchange for cheaper ones."""
 
-TRY_AGAIN = 32
-"""Steps after which another size is tried."""
+AS_CHEAP = 1.08
+"""What a token may cost in a larger step, of what it costs in the cheapest one."""
+
+FORGET = 128
+"""Steps after which all sizes are tried anew: contexts have grown, neighbours have come and gone,
+and one that was held up once would never be seen again."""
 
 OUTLIER = 4.0
 """A step that takes so many times longer than expected was held up from outside."""
@@ -66,7 +70,7 @@ class Filling:
     def __init__(self) -> None:
         self.separate = False
         self._seconds: dict[int, float] = {}  # of a pass, by its rows
-        self._steps = 0
+        self._seen = 0
 
     def change(self, *, separate: bool) -> None:
         """The layout of the cells is another one: so are the passes."""
@@ -90,9 +94,13 @@ class Filling:
             seconds: that it took.
             decode: that the streams alone take.
         """
+        self._seen += 1
+        if self._seen % FORGET == 0:
+            self._seconds.clear()
         size = self._pass(rows, tokens)
         if size % MULTIPLE == 0:
-            own = max(seconds - decode, 0.0) if self.separate else seconds
+            # What the streams take is not known exactly: never nothing, from which none recovers.
+            own = max(seconds - decode, seconds / 4) if self.separate else seconds
             self._seconds[size] = mixed(self._seconds.get(size), own, outlier=OUTLIER)
 
     def seconds(self, rows: int, tokens: int, decode: float) -> float | None:
@@ -108,13 +116,13 @@ class Filling:
             pending: tokens that there are to compute.
             cost: of a token in a step with so many; None where it is not known.
         """
+        counts = [count for count in counts if count <= pending] or counts[:1]
         enough = [count for count in counts if PATIENT * count >= pending] or counts[-1:]
-        costs = [(found, count) for count in enough if (found := cost(count)) is not None]
-        if len(costs) < len(enough):
-            return next(count for count in enough if cost(count) is None)
-        self._steps += 1
-        again, turn = divmod(self._steps, TRY_AGAIN)
-        return min(costs)[1] if turn else enough[again % len(enough)]
+        known = {count: found for count in enough if (found := cost(count)) is not None}
+        unknown = [count for count in enough if count not in known]
+        if unknown:
+            return unknown[0]
+        return max(n for n in enough if known[n] <= AS_CHEAP * min(known.values()))
 
     def _pass(self, rows: int, tokens: int) -> int:
         return tokens - 1 if self.separate else rows + tokens

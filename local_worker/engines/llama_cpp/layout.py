@@ -33,7 +33,7 @@ RECENT = 32
 ENOUGH = 12
 """Prompts to have seen before anything is changed."""
 
-LATEST = 16
+LATEST = 64
 """Jobs whose mean is what jobs are like."""
 
 FOREIGN = 1 / 1600
@@ -131,22 +131,22 @@ class LayoutChooser:
         shared = max(alike, default=0)
         self._recent.append((salt, prompt))
         output = min(sequence.request.max_tokens, USUAL_OUTPUT)
-        self._jobs.append(Job(shared, len(prompt) - shared, output, together))
+        self._jobs.append(Job(shared, len(prompt) - shared, output, min(together, self._slots)))
         self._seen += 1
         self._judge()
 
     def ended(self, sequence: CachedSequence) -> None:
-        """A request is over: that is how long answers are."""
-        self._outputs.append(sequence.num_tokens - sequence.num_prompt_tokens)
-        self._judge()
+        """A request is over: that is how long answers are, unless it never came to one."""
+        if (tokens := sequence.num_tokens - sequence.num_prompt_tokens) > 0:
+            self._outputs.append(tokens)
+            self._judge()
 
     def _judge(self) -> None:
         if not self._jobs:
             return
         usual = Job(*(fmean(values) for values in zip(*self._jobs, strict=True)))
         output = fmean(self._outputs) if self._outputs else usual.output
-        together = min(usual.together, self._slots)
-        self._gained = advantage(usual._replace(output=output, together=together))
+        self._gained = advantage(usual._replace(output=output))
 
     def changed(self, layout: Layout) -> None:
         """The layout is that one now; what is to change it again is learnt anew."""

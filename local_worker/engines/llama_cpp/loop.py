@@ -161,7 +161,8 @@ class EngineLoop:
         if only_decoding and more:
             pace.observe_more(decoding, more, seconds)
         else:
-            pace.observe(decoding, more, seconds)
+            prompts = sum(len(c.token_ids) for c in chunks if c.sequence.is_prefilling)
+            pace.observe(decoding, prompts, seconds, len(rows) - prompts)
         return computed
 
     def _arrange(self, operations: Iterable[Operation]) -> None:

@@ -25,13 +25,16 @@ UNNOTICED = 0.008
 model of a few million parameters would compute a prompt in twenty steps of 1 ms."""
 
 LATE = 1.1
-"""What a step may take of its target where that is known."""
+"""What a step may take of a target that is nobody's word, where it is known what it takes."""
 
 SMALLEST_STEP = 128
 """Prompt tokens of a step in which nobody decodes; larger ones are twice that, and so on."""
 
-TRY_AGAIN = 8
-"""Steps after which one of another size is tried."""
+TRY_AGAIN, RARELY = 8, 32
+"""Steps after which one of another size is tried, and where others wait for their first tokens."""
+
+NEARLY_LEAST = 12
+"""Tokens that are computed instead of the least, where they fill up the kernels' rows."""
 
 USUAL_PRICE = 0.35
 """Of one more row in a step on a processor, before any was seen, as a share of a token's."""
@@ -58,19 +61,24 @@ class Pace:
         self._filling = Filling()
         self._price: dict[int, float] = {}  # of one more row beside so many sequences
 
-    def observe(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
+    def observe(
+        self, decoding: int, prompt_tokens: int, seconds: float, rows: int | None = None
+    ) -> None:
         """A step has been computed.
 
         Args:
             decoding: sequences in it that were past their prompt.
             prompt_tokens: of the others.
             seconds: that it took.
+            rows: of those past their prompt; None is one for each.
         """
         if not prompt_tokens:
             self._decode[decoding] = mixed(self._decode.get(decoding), seconds, outlier=OUTLIER)
         elif prompt_tokens >= LEAST_TOKENS:
             if decoding:
-                self._observe_beside(decoding, prompt_tokens, seconds)
+                streams = self.decode_seconds(decoding) or 0.0
+                self._filling.observe(rows or decoding, prompt_tokens, seconds, streams)
+                self._observe_beside(streams, prompt_tokens, seconds)
             else:
                 cost, size = seconds / prompt_tokens, _size(prompt_tokens)
                 self._steps += 1
@@ -78,8 +86,15 @@ class Pace:
                 self._latest = mixed(self._latest, cost, outlier=OUTLIER)
 
     def laid_out(self, *, separate: bool) -> None:
-        """The cells have another layout: whether each sequence has its own."""
+        """The cells have another layout: whether each sequence has its own. Steps differ, too."""
         self._filling.change(separate=separate)
+        self._decode.clear()
+        self._fixed = None
+
+    @property
+    def learns_apart(self) -> bool:
+        """Whether each sequence has cells of its own, as far as it has been told."""
+        return self._filling.separate
 
     def observe_more(self, decoding: int, more: int, seconds: float) -> None:
         """A step without prompts has computed more than one token of some sequences.
@@ -100,13 +115,11 @@ class Pace:
         near = min(self._price, key=lambda n: abs(n - decoding), default=None)
         return USUAL_PRICE if near is None else self._price[near]
 
-    def _observe_beside(self, decoding: int, prompt_tokens: int, seconds: float) -> None:
+    def _observe_beside(self, streams: float, prompt_tokens: int, seconds: float) -> None:
         """A chunk costs something of its own: where cells are separate, another pass over weights.
 
         Else a small one would look dear, and the next one would be smaller still.
         """
-        streams = self.decode_seconds(decoding) or 0.0
-        self._filling.observe(decoding, prompt_tokens, seconds, streams)
         extra = max(seconds - streams, seconds / 4)
         if self._latest is None:
             self._latest = extra / prompt_tokens
@@ -133,15 +146,18 @@ class Pace:
             return min(most, 4 * LEAST_TOKENS)  # nothing is known yet: find out gently
         waits = DEFAULT_SLOWDOWN + (beside.prompts - 1) / beside.decoding
         target = self._target or max(waits * decode, UNNOTICED)
+        latest = self._target or LATE * target
         tokens = int((target - decode - (self._fixed or 0.0)) / self._latest)
 
         def in_time(count: int) -> bool:
             seconds = self._filling.seconds(beside.rows, count, decode)
-            return count <= tokens if seconds is None else seconds <= LATE * target
+            return count <= tokens if seconds is None else seconds <= latest
 
         counts = [n for n in self._filling.counts(beside.rows, most) if in_time(n)]
         if not counts:
-            return max(min(tokens, most), min(LEAST_TOKENS, most))
+            # The prompt has to get on: where a few tokens more fill up the rows, they are cheaper.
+            filled = self._filling.counts(beside.rows, min(most, NEARLY_LEAST))
+            return max(min(tokens, most), *filled[:1], min(LEAST_TOKENS, most))
         return self._filling.choose(counts, beside.pending, lambda n: self._cost(beside, n, decode))
 
     def _cost(self, beside: Beside, tokens: int, decode: float) -> float | None:
@@ -153,7 +169,8 @@ class Pace:
         seconds = self._filling.seconds(beside.rows, tokens, decode)
         together = beside.decoding + beside.prompts
         price = (self.decode_seconds(together) or 0.0) / together
-        return None if seconds is None else (seconds - beside.decoding * price) / tokens
+        streams = min(beside.decoding * price, decode)
+        return None if seconds is None else (seconds - streams) / tokens
 
     def _alone_tokens(self, most: int, *, others: bool) -> int:
         """The smallest step as good as any; now and then another one, to see whether it still is.
@@ -164,9 +181,9 @@ class Pace:
         sizes = [SMALLEST_STEP]
         while 2 * sizes[-1] <= most:
             sizes.append(2 * sizes[-1])
-        again, turn = divmod(self._steps, TRY_AGAIN)
+        again, turn = divmod(self._steps, RARELY if others else TRY_AGAIN)
         unknown = [size for size in sizes if size not in self._alone]
-        if not others and (unknown or not turn):
+        if (self._alone and not turn) or (unknown and not others):
             return min(unknown[0] if unknown else sizes[again % len(sizes)], most)
         known = [size for size in sizes if size in self._alone] or sizes[:1]
         best = min(self._alone.get(size, 0.0) for size in known)

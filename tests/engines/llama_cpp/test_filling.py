@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from local_worker.engines.llama_cpp.filling import TRY_AGAIN, Filling
+from local_worker.engines.llama_cpp.filling import FORGET, Filling
 
 
 def learnt(seconds, *, separate=False):
@@ -41,6 +41,12 @@ def test_a_pass_of_its_own_takes_what_it_takes_beside_any_streams():
     assert filling.seconds(4, 17, 0.5) == 2.5
 
 
+def test_a_pass_of_its_own_never_counts_as_nothing():
+    """Or it would count as that for ever: an average of nothing and outliers."""
+    filling = learnt([(7, 17, 0.8)] + [(7, 17, 3.0)] * 50, separate=True)
+    assert filling.seconds(7, 17, 1.0) > 2.5
+
+
 def test_another_layout_is_learnt_anew():
     filling = learnt([(7, 9, 2.0)])
     filling.change(separate=False)
@@ -54,6 +60,16 @@ def test_the_cheapest_is_chosen_once_all_are_known():
     assert Filling().choose([9, 25, 41], 100, costs.get) == 25
 
 
+def test_of_those_that_are_as_cheap_the_largest_is_chosen():
+    costs = {9: 1.0, 25: 1.05, 41: 1.2}
+    assert Filling().choose([9, 25, 41], 100, costs.get) == 25
+
+
+def test_no_more_than_there_is_to_compute():
+    assert Filling().choose([9, 25, 41], 30, {9: 2.0, 25: 1.0}.get) == 25
+    assert Filling().choose([9, 25, 41], 5, {9: 2.0}.get) == 9
+
+
 def test_prompts_do_not_wait_for_ever_for_cheap_steps():
     costs = {9: 1.0, 25: 2.0, 41: 3.0}
     assert Filling().choose([9, 25, 41], 32 * 9, costs.get) == 9
@@ -61,7 +77,8 @@ def test_prompts_do_not_wait_for_ever_for_cheap_steps():
     assert Filling().choose([9, 25, 41], 10_000, costs.get) == 41
 
 
-def test_the_others_are_tried_again_now_and_then():
-    filling, costs = Filling(), {9: 1.0, 25: 2.0}
-    chosen = [filling.choose([9, 25], 100, costs.get) for _ in range(4 * TRY_AGAIN)]
-    assert chosen.count(25) == 2
+def test_what_steps_take_is_forgotten_in_time():
+    filling = learnt([(7, 9, 2.0)] * (FORGET - 1))
+    assert filling.seconds(7, 9, 1.0) == 2.0
+    filling.observe(7, 25, 5.0, 1.0)
+    assert [filling.seconds(7, n, 1.0) for n in (9, 25)] == [None, 5.0]

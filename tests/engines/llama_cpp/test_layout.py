@@ -115,6 +115,27 @@ def test_how_long_answers_are_is_seen_when_they_end():
     assert found.wanted([]) is Layout.SEPARATE
 
 
+def test_those_that_were_given_up_say_nothing_about_answers():
+    found = chooser(*UNLIKE)
+    for one in UNLIKE:
+        found.ended(one)
+    assert found.wanted([]) is Layout.SEPARATE
+
+
+def test_a_layout_that_costs_little_stays():
+    """Between what is worth a change to it and what is worth one back."""
+    even = [job(80, shares=SYSTEM[:30], max_tokens=64) for _ in range(ENOUGH)]
+    for layout in Layout:
+        assert chooser(*even, together=8, layout=layout, cells=32 * 512).wanted([]) is layout
+
+
+def test_a_burst_counts_as_many_as_there_are_slots():
+    found = chooser(*(job(80, max_tokens=64) for _ in range(9)), together=1, slots=8, cells=4096)
+    for _ in range(3):
+        found.observe(job(80, max_tokens=64), 60)
+    assert found.wanted([]) is Layout.UNIFIED
+
+
 def test_a_prompt_to_pin_brings_them_together():
     found = chooser(*UNLIKE, layout=Layout.SEPARATE)
     pin = CachedSequence(GenerationRequest("p", SYSTEM, 1, pinned=True), 0.0)

@@ -631,6 +631,7 @@ def test_the_layout_changes_under_those_that_run_and_everybody_gets_on():
             if chunk.sequence.status is Status.FINISHED:
                 s.remove(chunk.sequence)
     assert seen[-1] is Layout.SEPARATE
+    assert s.pace.learns_apart
     assert most == 16
     assert moved, "some were running"
 
