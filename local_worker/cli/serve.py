@@ -102,7 +102,7 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, metavar="N", help="compute threads")
     add("--target-itl", type=float, metavar="MS",
         help="llama.cpp: milliseconds between a stream's tokens that prompts beside it may cause; "
-        "0 sets no limit (default: two decode steps)")  # fmt: skip
+        "0 sets no limit (default: two decode steps, and 8 at least)")  # fmt: skip
     add("--max-tokens-per-step", type=int, metavar="N", help="token budget of one decode step")
     add("--prompt-lookup", choices=("on", "off"), default="on",
         help="llama.cpp: guess tokens that were there before, and compute them along with the next "

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from local_worker.engines.llama_cpp.shapes import MULTIPLES
-from local_worker.engines.process.average import mixed
+from local_worker.engines.process.average import OUTLIER, mixed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Mapping
 
 MULTIPLE = max(MULTIPLES)
 TIMES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -33,14 +33,11 @@ PATIENT = 32
 """Steps that what is left of the prompts may take in exchange for cheaper ones."""
 
 AS_CHEAP = 1.08
-"""What a token may cost in a larger step, of what it costs in the cheapest one."""
+"""What a token may cost in another step, of what it costs in the cheapest one."""
 
 FORGET = 128
 """Steps after which all sizes are tried anew: contexts have grown, neighbours have come and gone,
 and one that was held up once would never be seen again."""
-
-OUTLIER = 4.0
-"""A step that takes so many times longer than expected was held up from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,34 +53,28 @@ class Beside:
 
     decoding: int
     rows: int
-    prompts: int = 1
-    pending: int = 1 << 20
+    prompts: int
+    pending: int
 
 
 class Filling:
-    """Learns what filled steps take.
-
-    Attributes:
-        separate: whether sequences have cells of their own.
-    """
+    """Learns what filled steps take."""
 
     def __init__(self) -> None:
-        self.separate = False
+        self._separate = False
         self._seconds: dict[int, float] = {}  # of a pass, by its rows
         self._seen = 0
 
     def change(self, *, separate: bool) -> None:
-        """The layout of the cells is another one: so are the passes."""
-        self.separate = separate
+        """The layout of the cells is another one, `separate` or not: so are the passes."""
+        self._separate = separate
         self._seconds.clear()
 
     def counts(self, rows: int, most: int) -> list[int]:
         """Tokens that fill up a step in which so many rows are taken, fewest first."""
-        return [count for count in self._counts(rows) if LEAST_TOKENS <= count <= most]
-
-    def _counts(self, rows: int) -> Iterator[int]:
-        first = 1 if self.separate else -(rows % MULTIPLE)
-        return (first + times * MULTIPLE for times in TIMES)
+        first = 1 if self._separate else -(rows % MULTIPLE)
+        counts = (first + times * MULTIPLE for times in TIMES)
+        return [count for count in counts if LEAST_TOKENS <= count <= most]
 
     def observe(self, rows: int, tokens: int, seconds: float, decode: float) -> None:
         """A step has been computed.
@@ -100,29 +91,30 @@ class Filling:
         size = self._pass(rows, tokens)
         if size % MULTIPLE == 0:
             # What the streams take is not known exactly: never nothing, from which none recovers.
-            own = max(seconds - decode, seconds / 4) if self.separate else seconds
+            own = max(seconds - decode, seconds / 4) if self._separate else seconds
             self._seconds[size] = mixed(self._seconds.get(size), own, outlier=OUTLIER)
 
     def seconds(self, rows: int, tokens: int, decode: float) -> float | None:
         """What such a step takes; None before one was seen. See `observe`."""
         known = self._seconds.get(self._pass(rows, tokens))
-        return None if known is None else known + decode * self.separate
-
-    def choose(self, counts: list[int], pending: int, cost: Callable[[int], float | None]) -> int:
-        """One of the counts.
-
-        Args:
-            counts: fewest first, at least one.
-            pending: tokens that there are to compute.
-            cost: of a token in a step with so many; None where it is not known.
-        """
-        counts = [count for count in counts if count <= pending] or counts[:1]
-        enough = [count for count in counts if PATIENT * count >= pending] or counts[-1:]
-        known = {count: found for count in enough if (found := cost(count)) is not None}
-        unknown = [count for count in enough if count not in known]
-        if unknown:
-            return unknown[0]
-        return max(n for n in enough if known[n] <= AS_CHEAP * min(known.values()))
+        return None if known is None else known + decode * self._separate
 
     def _pass(self, rows: int, tokens: int) -> int:
-        return tokens - 1 if self.separate else rows + tokens
+        return tokens - 1 if self._separate else rows + tokens
+
+
+def choose(costs: Mapping[int, float | None], pending: int) -> int:
+    """How many tokens a step is to have. Pure.
+
+    Args:
+        costs: of a token, by how many a step may have, fewest first; None where not known.
+        pending: tokens that there are to compute.
+    """
+    counts = [count for count in costs if count <= pending] or list(costs)[:1]
+    enough = [count for count in counts if PATIENT * count >= pending] or counts[-1:]
+    known = {count: found for count in enough if (found := costs[count]) is not None}
+    unknown = [count for count in enough if count not in known]
+    if unknown:
+        return unknown[0]
+    best = min(known.values())
+    return max(count for count in enough if known[count] <= AS_CHEAP * best)

@@ -83,7 +83,8 @@ class Job(NamedTuple):
 def advantage(job: Job) -> float:
     """Of a job's work, what cells of its own save; below 0 where they cost.
 
-    Each of its rows looks at fewer cells of others. In exchange what it shares is computed again.
+    The rows of its answer look at fewer cells of others. In exchange what it shares is computed
+    again.
     """
     others = max(job.together - 1, 0) * (job.own + job.output / 2)
     saved = FOREIGN * others * job.output

@@ -184,7 +184,7 @@ class EngineLoop:
                 self._llama.arrange((operation,))
 
     def _slim(self) -> None:
-        """Copies prefixes out of the way: one a step where somebody waits for the next one."""
+        """Copies prefixes out of the way: one at a time where somebody waits for a step."""
         while operations := self._scheduler.slim():
             self._arrange(operations)
             if self._scheduler.has_work or not self._commands.empty():
@@ -214,8 +214,7 @@ class EngineLoop:
             self._take_in(request)
         except (GrammarError, GuideError) as error:
             # It was checked: the grammar has become too complex at its very beginning.
-            param = request.grammar.field if request.grammar else None
-            finish = Finish(FinishReason.ERROR, error=str(error), param=param)
+            finish = Finish(FinishReason.ERROR, error=str(error), param=_blamed(request, error))
             self._ended.append(StepOutput(request.request_id, finish=finish))
 
     def _take_in(self, request: GenerationRequest) -> None:
@@ -293,8 +292,7 @@ class EngineLoop:
             try:
                 taken, output = self._draw(sequence, sampler, logits[right])
             except (BadLogitsError, GuideError) as error:
-                grammar = sequence.request.grammar if isinstance(error, GuideError) else None
-                param = grammar.field if grammar else None
+                param = _blamed(sequence.request, error)
                 output = sequence.end(FinishReason.ERROR, time.monotonic(), str(error), param)
                 taken, sound = (), False
             outputs.append(output)
@@ -353,6 +351,13 @@ class EngineLoop:
             threads=self._threads,
             seconds=self._laps.seconds(),
         )
+
+
+def _blamed(request: GenerationRequest, error: Exception) -> str | None:
+    """The field of a request that explains an error, if one does."""
+    return (
+        None if isinstance(error, BadLogitsError) or not request.grammar else request.grammar.field
+    )
 
 
 def _prepare(guides: Iterable[GrammarGuide]) -> None:

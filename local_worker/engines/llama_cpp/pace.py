@@ -11,11 +11,8 @@ context.
 
 from __future__ import annotations
 
-from local_worker.engines.llama_cpp.filling import LEAST_TOKENS, Beside, Filling
-from local_worker.engines.process.average import LEARNING, mixed
-
-OUTLIER = 4.0
-"""A step that takes so many times longer than expected was held up from outside."""
+from local_worker.engines.llama_cpp.filling import AS_CHEAP, LEAST_TOKENS, Beside, Filling, choose
+from local_worker.engines.process.average import LEARNING, OUTLIER, mixed
 
 DEFAULT_SLOWDOWN = 2.0
 """Of a decode step, where nobody says what the streams need."""
@@ -39,16 +36,13 @@ NEARLY_LEAST = 12
 USUAL_PRICE = 0.35
 """Of one more row in a step on a processor, before any was seen, as a share of a token's."""
 
-AS_FAST = 1.08
-"""What a token may cost in a smaller step, of what it costs in the best one."""
-
 
 class Pace:
     """Learns what steps cost.
 
     Args:
         target: seconds that a step with streams in it should take at most; None leaves it to
-            `DEFAULT_SLOWDOWN` and the prompts that wait, 0 sets no limit.
+            `DEFAULT_SLOWDOWN`, the prompts that wait and `UNNOTICED`, 0 sets no limit.
     """
 
     def __init__(self, target: float | None = None) -> None:
@@ -90,11 +84,6 @@ class Pace:
         self._filling.change(separate=separate)
         self._decode.clear()
         self._fixed = None
-
-    @property
-    def learns_apart(self) -> bool:
-        """Whether each sequence has cells of its own, as far as it has been told."""
-        return self._filling.separate
 
     def observe_more(self, decoding: int, more: int, seconds: float) -> None:
         """A step without prompts has computed more than one token of some sequences.
@@ -148,29 +137,28 @@ class Pace:
         target = self._target or max(waits * decode, UNNOTICED)
         latest = self._target or LATE * target
         tokens = int((target - decode - (self._fixed or 0.0)) / self._latest)
-
-        def in_time(count: int) -> bool:
+        streams, costs = self._streams(beside, decode), dict[int, float | None]()
+        for count in self._filling.counts(beside.rows, most):
             seconds = self._filling.seconds(beside.rows, count, decode)
-            return count <= tokens if seconds is None else seconds <= latest
+            if seconds is None and count <= tokens:
+                costs[count] = None
+            elif seconds is not None and seconds <= latest:
+                costs[count] = (seconds - streams) / count
+        if costs:
+            return choose(costs, beside.pending)
+        # The prompt has to get on: where a few tokens more fill up the rows, they are cheaper.
+        filled = self._filling.counts(beside.rows, min(most, NEARLY_LEAST))
+        return max(min(tokens, most), *filled[:1], min(LEAST_TOKENS, most))
 
-        counts = [n for n in self._filling.counts(beside.rows, most) if in_time(n)]
-        if not counts:
-            # The prompt has to get on: where a few tokens more fill up the rows, they are cheaper.
-            filled = self._filling.counts(beside.rows, min(most, NEARLY_LEAST))
-            return max(min(tokens, most), *filled[:1], min(LEAST_TOKENS, most))
-        return self._filling.choose(counts, beside.pending, lambda n: self._cost(beside, n, decode))
-
-    def _cost(self, beside: Beside, tokens: int, decode: float) -> float | None:
-        """Of a prompt's token beside streams, in seconds; None where it is not known.
+    def _streams(self, beside: Beside, decode: float) -> float:
+        """What of a step with prompts in it is the streams', in seconds.
 
         A stream's token counts as what it will take once the prompts are done and all decode
         together: while they are computed, there are fewer in a step.
         """
-        seconds = self._filling.seconds(beside.rows, tokens, decode)
         together = beside.decoding + beside.prompts
         price = (self.decode_seconds(together) or 0.0) / together
-        streams = min(beside.decoding * price, decode)
-        return None if seconds is None else (seconds - streams) / tokens
+        return min(beside.decoding * price, decode)
 
     def _alone_tokens(self, most: int, *, others: bool) -> int:
         """The smallest step as good as any; now and then another one, to see whether it still is.
@@ -181,13 +169,17 @@ class Pace:
         sizes = [SMALLEST_STEP]
         while 2 * sizes[-1] <= most:
             sizes.append(2 * sizes[-1])
-        again, turn = divmod(self._steps, RARELY if others else TRY_AGAIN)
+        known = [size for size in sizes if size in self._alone]
         unknown = [size for size in sizes if size not in self._alone]
-        if (self._alone and not turn) or (unknown and not others):
-            return min(unknown[0] if unknown else sizes[again % len(sizes)], most)
-        known = [size for size in sizes if size in self._alone] or sizes[:1]
-        best = min(self._alone.get(size, 0.0) for size in known)
-        return min(next(n for n in known if self._alone.get(n, 0.0) <= AS_FAST * best), most)
+        again, turn = divmod(self._steps, RARELY if others else TRY_AGAIN)
+        if not known:
+            size = sizes[0]
+        elif not turn or (unknown and not others):
+            size = unknown[0] if unknown else sizes[again % len(sizes)]
+        else:
+            best = min(self._alone[size] for size in known)
+            size = next(size for size in known if self._alone[size] <= AS_CHEAP * best)
+        return min(size, most)
 
     def costs(self, decoding: int) -> tuple[float | None, float | None]:
         """Seconds of a prompt's token, and of an output's in a step of so many sequences."""

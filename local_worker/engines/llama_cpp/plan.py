@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from local_worker.engines.process.work import Part
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from local_worker.engines.llama_cpp.layout import Layout
     from local_worker.engines.llama_cpp.prefix_cache import Operation
     from local_worker.engines.llama_cpp.sequence import CachedSequence
+
+
+_PENDING = attrgetter("num_pending_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def chunk_of(sequence: CachedSequence, count: int) -> Chunk:
 
 def shares(prefilling: list[CachedSequence], budget: int) -> Iterator[tuple[CachedSequence, int]]:
     """Who computes how much of its prompt: half for the shortest, what is left for the oldest."""
-    shortest_first = sorted(prefilling, key=_left)
+    shortest_first = sorted(prefilling, key=_PENDING)
     return _hand_out(((shortest_first, budget // 2), (prefilling, budget)), budget)
 
 
@@ -70,25 +75,21 @@ def in_turn(
     prefilling: list[CachedSequence], budget: int, *, shortest: bool
 ) -> Iterator[tuple[CachedSequence, int]]:
     """Likewise where each sequence is computed apart: all for the shortest, or for the oldest."""
-    order = sorted(prefilling, key=_left) if shortest else prefilling
+    order = sorted(prefilling, key=_PENDING) if shortest else prefilling
     return _hand_out(((order, budget),), budget)
 
 
 def _hand_out(
     rounds: tuple[tuple[list[CachedSequence], int], ...], budget: int
 ) -> Iterator[tuple[CachedSequence, int]]:
-    counts: dict[CachedSequence, int] = {}
+    counts: Counter[CachedSequence] = Counter()
     for sequences, share in rounds:
         left = min(share, budget - sum(counts.values()))
         for sequence in sequences:
-            more = min(_up_to_checkpoint(sequence) - counts.get(sequence, 0), left)
-            counts[sequence] = counts.get(sequence, 0) + more
+            more = min(_up_to_checkpoint(sequence) - counts[sequence], left)
+            counts[sequence] += more
             left -= more
     return ((sequence, count) for sequence, count in counts.items() if count)
-
-
-def _left(sequence: CachedSequence) -> int:
-    return sequence.num_pending_tokens
 
 
 def _up_to_checkpoint(sequence: CachedSequence) -> int:

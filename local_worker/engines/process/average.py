@@ -5,6 +5,9 @@ from __future__ import annotations
 LEARNING = 0.2
 """Weight of the newest step."""
 
+OUTLIER = 4.0
+"""A step that takes so many times longer than expected was held up from outside."""
+
 
 def mixed(known: float | None, seen: float, *, outlier: float) -> float:
     """A moving average with one more value.

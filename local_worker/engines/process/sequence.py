@@ -102,7 +102,8 @@ class Sequence:
         """Ends it from outside: aborted, or an error that some field of its request may explain."""
         assert self.status is not Status.FINISHED, self.status
         deltas = self.turn.abandon()
-        return self._output(deltas, (), self._finish(reason, now, error, param))
+        finish = replace(self._finish(reason, now), error=error, param=param)
+        return self._output(deltas, (), finish)
 
     def _begun(self) -> Start:
         assert self._started is not None
@@ -113,13 +114,7 @@ class Sequence:
             cached_tokens=self.num_cached_tokens,
         )
 
-    def _finish(
-        self,
-        reason: FinishReason,
-        now: float,
-        error: str | None = None,
-        param: str | None = None,
-    ) -> Finish:
+    def _finish(self, reason: FinishReason, now: float) -> Finish:
         self.status = Status.FINISHED
         started = self._started if self._started is not None else now
         first = self._first_token if self._first_token is not None else now
@@ -127,8 +122,6 @@ class Sequence:
             reason,
             closed_by=self.turn.closed_by,
             stop=self.turn.stop,
-            error=error,
-            param=param,
             queued=started - self.arrived,
             prefill=first - started,
             decode=now - first,

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from local_worker.engines.process.average import mixed
+from local_worker.engines.process.average import OUTLIER, mixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 REPORT_SECONDS = 0.05
 """Between two reports, while no sequence ends."""
-
-OUTLIER = 4.0
-"""A step that takes so many times longer than expected was held up from outside."""
 
 
 class Part(NamedTuple):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from local_worker.engines.llama_cpp.filling import FORGET, Filling
+from local_worker.engines.llama_cpp.filling import FORGET, Filling, choose
 
 
 def learnt(seconds, *, separate=False):
@@ -55,26 +55,26 @@ def test_another_layout_is_learnt_anew():
 
 def test_the_cheapest_is_chosen_once_all_are_known():
     costs = {9: 3.0, 25: None, 41: 2.0}
-    assert Filling().choose([9, 25, 41], 100, costs.get) == 25
+    assert choose(costs, 100) == 25
     costs[25] = 1.0
-    assert Filling().choose([9, 25, 41], 100, costs.get) == 25
+    assert choose(costs, 100) == 25
 
 
 def test_of_those_that_are_as_cheap_the_largest_is_chosen():
     costs = {9: 1.0, 25: 1.05, 41: 1.2}
-    assert Filling().choose([9, 25, 41], 100, costs.get) == 25
+    assert choose(costs, 100) == 25
 
 
 def test_no_more_than_there_is_to_compute():
-    assert Filling().choose([9, 25, 41], 30, {9: 2.0, 25: 1.0}.get) == 25
-    assert Filling().choose([9, 25, 41], 5, {9: 2.0}.get) == 9
+    assert choose({9: 2.0, 25: 1.0, 41: None}, 30) == 25
+    assert choose({9: 2.0, 25: None, 41: None}, 5) == 9
 
 
 def test_prompts_do_not_wait_for_ever_for_cheap_steps():
     costs = {9: 1.0, 25: 2.0, 41: 3.0}
-    assert Filling().choose([9, 25, 41], 32 * 9, costs.get) == 9
-    assert Filling().choose([9, 25, 41], 32 * 9 + 1, costs.get) == 25
-    assert Filling().choose([9, 25, 41], 10_000, costs.get) == 41
+    assert choose(costs, 32 * 9) == 9
+    assert choose(costs, 32 * 9 + 1) == 25
+    assert choose(costs, 10_000) == 41
 
 
 def test_what_steps_take_is_forgotten_in_time():

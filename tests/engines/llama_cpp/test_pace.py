@@ -5,12 +5,15 @@ import pytest
 from local_worker.engines.llama_cpp.filling import LEAST_TOKENS, MULTIPLE, TIMES, Beside
 from local_worker.engines.llama_cpp.pace import DEFAULT_SLOWDOWN, RARELY, UNNOTICED, Pace
 
-NOBODY = Beside(0, 0)
+LONG = 1 << 20
+"""Tokens: more than any step has."""
+
+NOBODY = Beside(0, 0, 1, LONG)
 
 
 def beside(prompts=1):
     """So many long prompts wait beside eight streams."""
-    return Beside(8, 8, prompts)
+    return Beside(8, 8, prompts, LONG)
 
 
 def filled(tokens):
@@ -60,7 +63,7 @@ def test_another_machine_than_it_was_gets_other_steps():
 
 
 def test_little_is_tried_while_others_wait_for_their_first_tokens():
-    pace, several = Pace(), Beside(0, 0, prompts=2)
+    pace, several = Pace(), Beside(0, 0, 2, LONG)
     assert pace.prompt_tokens(several, 512) == 128
     pace.observe(0, 256, 256 * 0.004)
     assert pace.prompt_tokens(several, 512) == 256, "all that is known"
@@ -71,7 +74,7 @@ def test_little_is_tried_while_others_wait_for_their_first_tokens():
 def test_but_what_is_faster_is_found_though_somebody_always_waits():
     pace, sizes = Pace(), []
     for _ in range(4 * RARELY):
-        sizes.append(pace.prompt_tokens(Beside(0, 0, prompts=5), 512))
+        sizes.append(pace.prompt_tokens(Beside(0, 0, 5, LONG), 512))
         pace.observe(0, sizes[-1], 0.03 + 0.0001 * sizes[-1])
     assert sizes[: RARELY - 1] == [128] * (RARELY - 1)
     assert sizes[-RARELY:].count(512) > RARELY / 2
@@ -122,8 +125,8 @@ def test_a_prompt_always_gets_on():
 def test_the_least_is_as_much_as_fills_up_the_rows():
     """Nine beside seven are faster than eight, whatever the rule thinks of both."""
     pace = learnt(0.051, decode=0.05)
-    assert pace.prompt_tokens(Beside(7, 7), 512) == 9
-    assert pace.prompt_tokens(Beside(1, 1), 512) == LEAST_TOKENS
+    assert pace.prompt_tokens(Beside(7, 7, 1, LONG), 512) == 9
+    assert pace.prompt_tokens(Beside(1, 1, 1, LONG), 512) == LEAST_TOKENS
 
 
 def test_before_anything_is_known_it_finds_out_gently():
@@ -140,10 +143,10 @@ def test_in_another_layout_steps_are_learnt_anew():
 
 def test_rows_of_streams_are_told_from_a_prompts_tokens():
     pace = learnt(0.3)
-    tokens = pace.prompt_tokens(Beside(8, 11), 512)
+    tokens = pace.prompt_tokens(Beside(8, 11, 1, LONG), 512)
     pace.observe(8, tokens, 0.29, rows=11)
     assert (11 + tokens) % MULTIPLE == 0
-    assert pace.prompt_tokens(Beside(8, 11), 512) == tokens
+    assert pace.prompt_tokens(Beside(8, 11, 1, LONG), 512) == tokens
 
 
 def test_what_decoding_costs_is_not_charged_to_the_prompt():

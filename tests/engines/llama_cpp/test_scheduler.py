@@ -6,6 +6,7 @@ import random
 import pytest
 
 from local_worker.engines.llama_cpp import kept, prefix_cache
+from local_worker.engines.llama_cpp.filling import MULTIPLE, Beside
 from local_worker.engines.llama_cpp.kept import Drop, Keep, KeptPrefixes, Load
 from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser
 from local_worker.engines.llama_cpp.prefix_cache import Cut, Room, Share
@@ -606,12 +607,13 @@ def test_a_shared_prefix_outlives_the_jobs_that_share_it():
 
 def test_the_layout_changes_under_those_that_run_and_everybody_gets_on():
     layouts = LayoutChooser(Layout.UNIFIED, 16, 16 * 256)
-    s = scheduler(seqs=16, cells=16 * 256, budget=64, layouts=layouts)
+    s = scheduler(seqs=16, cells=16 * 256, budget=64, layouts=layouts, target_itl=None)
     for n in range(80):
         s.add(sequence(str(n), 60, 20))
         if n == 4:
             run(s)
     seen, most, moved = [], 0, 0
+    s.pace.observe(1, 0, 0.1)
     while s.has_work:
         plan = s.plan(0.0)
         if plan.layout is not None:
@@ -631,7 +633,11 @@ def test_the_layout_changes_under_those_that_run_and_everybody_gets_on():
             if chunk.sequence.status is Status.FINISHED:
                 s.remove(chunk.sequence)
     assert seen[-1] is Layout.SEPARATE
-    assert s.pace.learns_apart
+    assert s.pace.decode_seconds(1) is None, "what was learnt was of the other layout"
+    s.pace.observe(8, 0, 0.1)
+    s.pace.observe(0, 100, 0.2)
+    apart = s.pace.prompt_tokens(Beside(8, 8, 1, 1000), 64)
+    assert apart % MULTIPLE == 1, "all but a chunk's first token are computed apart"
     assert most == 16
     assert moved, "some were running"
 
