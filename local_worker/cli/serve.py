@@ -21,6 +21,7 @@ from local_worker.catalog.vllm_parts import Parallel, VllmWish
 from local_worker.cli import accounts
 from local_worker.cli.pins import read_pin
 from local_worker.config import ServerConfig
+from local_worker.engines.llama_cpp.config import LLAMA_CPP, OWN
 from local_worker.errors import ConfigError
 from local_worker.probe.software import installed_engines
 from local_worker.probe.survey import probe_hardware
@@ -88,6 +89,9 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--kv-layout", choices=("auto", "unified"), default="auto",
         help="llama.cpp: KV cells that sequences share, or, where prompts turn out to share "
         "nothing, cells of their own (default: %(default)s)")  # fmt: skip
+    add("--attention", choices=(OWN, LLAMA_CPP), default=OWN,
+        help="llama.cpp on x86 processors: whose attention is computed, this project's or that of "
+        "llama.cpp (default: %(default)s)")  # fmt: skip
     add("--pin-prefix", type=Path, action="append", default=[], metavar="FILE",
         help="llama.cpp: a system prompt (text), or messages (.json), to compute at start and "
         "keep for everybody; may be repeated")  # fmt: skip
@@ -304,6 +308,7 @@ def _overrides(options: argparse.Namespace) -> Overrides:
         cache_dir=None if options.cache_dir is None else options.cache_dir.expanduser().resolve(),
         max_kept_bytes=_kept_bytes(options),
         kv_layout=options.kv_layout,
+        attention=options.attention,
         prompt_lookup=options.prompt_lookup == "on",
         engine=options.engine,
         vllm=VllmWish(

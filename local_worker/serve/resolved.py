@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from local_worker.api.model import ModelCard
 from local_worker.catalog.llama_parts import Wish
 from local_worker.catalog.vllm_parts import VllmWish
+from local_worker.engines.llama_cpp.config import OWN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +54,7 @@ class Overrides:
     cache_dir: Path | None = None
     max_kept_bytes: int | None = None
     kv_layout: str = "auto"
+    attention: str = OWN
     prompt_lookup: bool = True
     engine: EngineName | None = None
     vllm: VllmWish = field(default_factory=VllmWish)

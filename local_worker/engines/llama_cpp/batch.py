@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from llama_cpp import llama_cpp as lib
+
+from local_worker.engines.llama_cpp.native import lib
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from llama_cpp import llama_cpp as lib
 
 from local_worker.engines.llama_cpp.batch import Batch, Row
+from local_worker.engines.llama_cpp.config import OWN
 from local_worker.engines.llama_cpp.layout import Layout, slot_cells
 from local_worker.engines.llama_cpp.lookup import MOST_GUESSES
+from local_worker.engines.llama_cpp.native import lib, use_attention
 from local_worker.engines.llama_cpp.native_log import NativeLog
 from local_worker.engines.llama_cpp.placement import expert_overrides
 from local_worker.engines.llama_cpp.prefix_cache import Cut, Share
@@ -60,12 +61,17 @@ class Llama:
     Args:
         config: what to load and how.
 
+    Attributes:
+        why_not_own_attention: why attention is llama.cpp's although the config wants this
+            project's; None where that is not so.
+
     Raises:
         NativeError: the file cannot be loaded or the context not made.
     """
 
     def __init__(self, config: LlamaConfig) -> None:
         self._log = NativeLog()
+        self.why_not_own_attention = use_attention(own=config.attention == OWN)
         lib.llama_backend_init()
         self._model = self._load(config)
         self._vocab = lib.llama_model_get_vocab(self._model)

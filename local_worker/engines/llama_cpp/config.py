@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+OWN, LLAMA_CPP = "own", "llama.cpp"
+
 
 @dataclass(frozen=True, slots=True)
 class LlamaConfig:
@@ -26,6 +28,7 @@ class LlamaConfig:
             None is a multiple of the measured decode step, 0 sets no limit.
         threads: for decoding and prompt chunks alike.
         prompt_lookup: whether tokens are guessed from what was there before.
+        attention: `own`, this project's where there is one for the processor, or `llama.cpp`.
         kv_type: of the KV cells, `f16` or `q8_0`.
         gpu_layers: layers on the GPU; -1 is all.
         cpu_moe_layers: layers whose experts stay on the CPU all the same.
@@ -45,6 +48,7 @@ class LlamaConfig:
     target_itl: float | None = None
     threads: int = 1
     prompt_lookup: bool = True
+    attention: str = OWN
     kv_type: str = "f16"
     gpu_layers: int = 0
     cpu_moe_layers: int = 0

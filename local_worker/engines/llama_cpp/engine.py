@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from local_worker.engines.llama_cpp.attention.build import UnavailableError, build
+from local_worker.engines.llama_cpp.config import LLAMA_CPP, OWN
 from local_worker.engines.process.child import Program
 from local_worker.engines.process.engine import ProcessEngine
 
@@ -12,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from local_worker.engines.llama_cpp.config import LlamaConfig
+
+log = logging.getLogger(__name__)
 
 NAME = "llama.cpp"
 WORKER = "local_worker.engines.llama_cpp.worker"
@@ -31,8 +38,22 @@ class LlamaCppEngine(ProcessEngine):
     """
 
     def __init__(self, config: LlamaConfig) -> None:
-        program = Program(NAME, WORKER, config.model_path, config, environment(os.environ))
-        super().__init__(program)
+        self._config = config
+        super().__init__(_program(config))
+
+    async def launch(self) -> None:
+        """See `ProcessEngine.launch`; builds the attention of this machine, where that is to be."""
+        if self._config.attention == OWN:
+            try:
+                await asyncio.to_thread(build)
+            except UnavailableError as error:
+                log.info("attention is llama.cpp's own: %s", error)
+                self._program = _program(replace(self._config, attention=LLAMA_CPP))
+        await super().launch()
+
+
+def _program(config: LlamaConfig) -> Program:
+    return Program(NAME, WORKER, config.model_path, config, environment(os.environ))
 
 
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:

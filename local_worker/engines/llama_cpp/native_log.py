@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 
-from llama_cpp import llama_cpp as lib
+from local_worker.engines.llama_cpp.native import lib
 
 _LOG_LEVEL_WARN = 3
 _LOG_LEVEL_CONT = 5

@@ -30,6 +30,13 @@ SMALLEST_STEP = 128
 TRY_AGAIN, RARELY = 8, 32
 """Steps after which one of another size is tried, and where others wait for their first tokens."""
 
+LOOK, LOOK_AGAIN = 8, 128
+"""Steps with prompts and streams in a row, after which the streams are computed alone for once:
+where no step of about so many is known, and in any case. Under load, there are always prompts."""
+
+ALIKE = 1.5
+"""Numbers of sequences that are not further apart take times in proportion."""
+
 NEARLY_LEAST = 12
 """Tokens that are computed instead of the least, where they fill up the kernels' rows."""
 
@@ -52,6 +59,7 @@ class Pace:
         self._latest: float | None = None  # of those
         self._steps = 0  # likewise
         self._fixed: float | None = None  # of a chunk beside streams, whatever its length
+        self._mixed = 0  # steps of both kinds, since one of streams alone
         self._filling = Filling()
         self._price: dict[int, float] = {}  # of one more row beside so many sequences
 
@@ -66,6 +74,7 @@ class Pace:
             seconds: that it took.
             rows: of those past their prompt; None is one for each.
         """
+        self._mixed = self._mixed + 1 if prompt_tokens and decoding else 0
         if not prompt_tokens:
             self._decode[decoding] = mixed(self._decode.get(decoding), seconds, outlier=OUTLIER)
         elif prompt_tokens >= LEAST_TOKENS:
@@ -125,11 +134,16 @@ class Pace:
         Args:
             beside: what is computed in it anyway, and who waits.
             most: however fast.
+
+        Returns:
+            A number of tokens; 0 where the streams are to be computed alone, once.
         """
         if not beside.decoding:
             return self._alone_tokens(most, others=beside.prompts > 1)
         if self._target == 0:
             return most
+        if self._has_to_look(beside.decoding):
+            return 0
         decode = self.decode_seconds(beside.decoding)
         if decode is None or self._latest is None:
             return min(most, 4 * LEAST_TOKENS)  # nothing is known yet: find out gently
@@ -143,12 +157,20 @@ class Pace:
             if seconds is None and count <= tokens:
                 costs[count] = None
             elif seconds is not None and seconds <= latest:
-                costs[count] = (seconds - streams) / count
+                # What streams take is an estimate, which may be more than the step took.
+                costs[count] = max(seconds - streams, 0.0) / count
         if costs:
             return choose(costs, beside.pending)
         # The prompt has to get on: where a few tokens more fill up the rows, they are cheaper.
         filled = self._filling.counts(beside.rows, min(most, NEARLY_LEAST))
         return max(min(tokens, most), *filled[:1], min(LEAST_TOKENS, most))
+
+    def _has_to_look(self, decoding: int) -> bool:
+        """Whether to find out what the streams take alone."""
+        if self._mixed < LOOK:
+            return False
+        alike = any(max(n, decoding) <= ALIKE * min(n, decoding) for n in self._decode)
+        return not alike or self._mixed >= LOOK_AGAIN
 
     def _streams(self, beside: Beside, decode: float) -> float:
         """What of a step with prompts in it is the streams', in seconds.

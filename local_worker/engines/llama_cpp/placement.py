@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-from llama_cpp import llama_cpp as lib
+from local_worker.engines.llama_cpp.native import lib
 
 
 class _TensorOverride(ctypes.Structure):

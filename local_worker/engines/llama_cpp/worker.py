@@ -69,7 +69,8 @@ def _kept_states(config: LlamaConfig, *, whole: bool) -> tuple[KeptPrefixes, Sta
     if config.cache_dir is None:
         memory = MemoryStates()
         return KeptPrefixes(config.max_kept_bytes, whole=whole, fetch=memory.fetch), memory
-    identity = identity_of(Path(config.model_path), library_version(), config.kv_type)
+    library = f"{library_version()}, {config.attention}"
+    identity = identity_of(Path(config.model_path), library, config.kv_type)
     files = FileStates(Path(config.cache_dir), identity)
     kept = KeptPrefixes(config.max_kept_bytes, whole=whole, unlent=LONG, fetch=files.fetch)
     ours, others = files.restore(kept)
@@ -97,6 +98,8 @@ def main() -> None:
     except NativeError as error:
         channel.send(messages.StartFailed(str(error)))
         return
+    if llama.why_not_own_attention is not None:
+        log.info("attention is llama.cpp's own: %s", llama.why_not_own_attention)
     try:
         kept, states = _kept_states(config, whole=llama.window is not None)
     except OSError as error:

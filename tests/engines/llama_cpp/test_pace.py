@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 
 from local_worker.engines.llama_cpp.filling import LEAST_TOKENS, MULTIPLE, TIMES, Beside
-from local_worker.engines.llama_cpp.pace import DEFAULT_SLOWDOWN, RARELY, UNNOTICED, Pace
+from local_worker.engines.llama_cpp.pace import (
+    DEFAULT_SLOWDOWN,
+    LOOK,
+    LOOK_AGAIN,
+    RARELY,
+    UNNOTICED,
+    Pace,
+)
 
 LONG = 1 << 20
 """Tokens: more than any step has."""
@@ -11,9 +18,9 @@ LONG = 1 << 20
 NOBODY = Beside(0, 0, 1, LONG)
 
 
-def beside(prompts=1):
-    """So many long prompts wait beside eight streams."""
-    return Beside(8, 8, prompts, LONG)
+def beside(prompts=1, streams=8):
+    """So many long prompts wait beside streams."""
+    return Beside(streams, streams, prompts, LONG)
 
 
 def filled(tokens):
@@ -233,3 +240,36 @@ def test_what_tokens_cost_is_told_where_it_is_known():
     assert Pace().costs(8) == (None, None)
     assert learnt().costs(8) == pytest.approx((0.002, 0.1 / 8))
     assert learnt().costs(0) == (0.002, None)
+
+
+def test_under_load_streams_are_computed_alone_now_and_then():
+    """Where there are always prompts, nobody would ever know what a step of streams takes."""
+    pace = Pace()
+    alone = []
+    for step in range(300):
+        tokens = pace.prompt_tokens(beside(streams=27), 400)
+        if tokens == 0:
+            alone.append(step)
+        pace.observe(27, tokens, 0.1 + 0.002 * tokens)
+    assert alone == [LOOK, LOOK + LOOK_AGAIN + 1, LOOK + 2 * (LOOK_AGAIN + 1)]
+
+
+def test_what_streams_take_is_looked_at_again_where_they_have_become_many():
+    pace = Pace()
+    pace.observe(2, 0, 0.02)
+    for _ in range(LOOK):
+        assert pace.prompt_tokens(beside(streams=24), 400) > 0
+        pace.observe(24, 32, 0.2)
+    assert pace.prompt_tokens(beside(streams=24), 400) == 0
+    pace.observe(24, 0, 0.1)
+    for _ in range(LOOK + 1):
+        assert pace.prompt_tokens(beside(streams=30), 400) > 0
+        pace.observe(30, 32, 0.2)
+
+
+def test_a_step_that_took_less_than_its_streams_were_thought_to_is_not_the_end():
+    """Fifteen together are thought to take 0.1 s, from what eight take."""
+    pace = learnt(decode=0.1)
+    for tokens in (8, 24, 40, 56):
+        pace.observe(8, tokens, 0.05)
+    assert pace.prompt_tokens(Beside(8, 8, 1, 40), 400) >= LEAST_TOKENS

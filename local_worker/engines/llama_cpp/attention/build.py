@@ -1,0 +1,159 @@
+"""Compiles the kernel for this processor, once: a second, with what compiled llama.cpp."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from local_worker.probe.bandwidth import cache_file
+from local_worker.probe.host import parse_cpuinfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Set
+
+BINDING = "llama-cpp-python"
+VERSIONS = frozenset({"0.3.36"})
+"""Of the binding, with the tensors that hook.cpp knows."""
+
+SOURCES = ("vectors.hpp", "kernel.hpp", "hook.cpp")
+NEEDED = frozenset({"avx2", "fma", "f16c"})
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
+COMPILE_SECONDS, CHECK_SECONDS = 120, 120
+
+
+class UnavailableError(Exception):
+    """There is no kernel for this machine; the message says why."""
+
+
+def refusal(system: str, machine: str, flags: Set[str], version: str | None) -> str | None:
+    """Why the kernel cannot be used on such a machine; None where it can. Pure.
+
+    Args:
+        system: `platform.system()`.
+        machine: `platform.machine()`.
+        flags: the processor's features, as Linux spells them.
+        version: of the binding; None where it is not installed.
+    """
+    if (system, machine) != ("Linux", "x86_64"):
+        return f"it is written for x86 processors under Linux, and this is {machine} under {system}"
+    if missing := sorted(NEEDED - flags):
+        return f"the processor lacks {', '.join(missing)}"
+    if version not in VERSIONS:
+        found = "not installed" if version is None else version
+        return f"it knows {BINDING} {', '.join(sorted(VERSIONS))}, and that is {found}"
+    return None
+
+
+def library(environ: Mapping[str, str] = os.environ) -> Path:
+    """The file that the kernel for this machine is in, once it is built.
+
+    Another processor, another llama.cpp or another source is another file.
+
+    Raises:
+        UnavailableError: there is none for such a machine.
+    """
+    flags, version = _processor_flags(), _version()
+    why = refusal(platform.system(), platform.machine(), flags, version)
+    if why is not None:
+        raise UnavailableError(why)
+    ggml = ggml_library().stat()
+    made_of = (FLAGS, sorted(flags), version, ggml.st_size, ggml.st_mtime_ns)
+    key = hashlib.sha256(repr(made_of).encode())
+    for source in SOURCES:
+        key.update((Path(__file__).parent / source).read_bytes())
+    folder = cache_file(environ, Path.home()).parent
+    return folder / f"attention-{key.hexdigest()[:16]}.so"
+
+
+def ggml_library() -> Path:
+    """What computes on the processor, in the installed binding.
+
+    Raises:
+        UnavailableError: it is not where the binding has it.
+    """
+    try:
+        package = importlib.metadata.distribution(BINDING).locate_file("llama_cpp")
+    except importlib.metadata.PackageNotFoundError:
+        raise UnavailableError(f"{BINDING} is not installed") from None
+    found = Path(str(package)) / "lib" / "libggml-cpu.so.0"
+    if not found.exists():
+        raise UnavailableError(f"{found} is missing: llama.cpp was built in another way")
+    return found
+
+
+def build(environ: Mapping[str, str] = os.environ) -> Path:
+    """Compiles the kernel and has it checked, unless that was done before.
+
+    Raises:
+        UnavailableError: there is none for this machine, no compiler, or its results are wrong.
+    """
+    path = library(environ)
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            fresh = Path(folder) / path.name
+            compile_to(fresh, environ)
+            _check(fresh)
+            fresh.replace(path)
+    except OSError as error:
+        raise UnavailableError(f"{path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def compile_to(path: Path, environ: Mapping[str, str], flags: tuple[str, ...] = FLAGS) -> None:
+    """Compiles it, with `$CXX` or `c++`.
+
+    Raises:
+        UnavailableError: there is no compiler, or it fails.
+    """
+    compiler = shlex.split(environ.get("CXX", "")) or ["c++"]
+    if shutil.which(compiler[0]) is None:
+        raise UnavailableError(f"there is no C++ compiler ({compiler[0]})")
+    source = Path(__file__).parent / "hook.cpp"
+    command = [*compiler, *flags, str(source), "-o", str(path), "-ldl"]
+    _run(command, COMPILE_SECONDS, "it does not compile")
+
+
+def _check(path: Path) -> None:
+    """In a process of its own: what lies elsewhere than hook.cpp believes may end it."""
+    command = [sys.executable, "-m", f"{__package__}.check", str(path)]
+    _run(command, CHECK_SECONDS, "its results are not llama.cpp's")
+
+
+def _run(command: list[str], seconds: float, failure: str) -> None:
+    try:
+        done = subprocess.run(  # noqa: S603 - the compiler, or this interpreter
+            command, capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UnavailableError(f"{failure}: no end after {seconds} s") from None
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        # A compiler names the error first and where it came from afterwards, Python the other way.
+        words = next((line for line in said if "error:" in line), said[-1] if said else "")
+        raise UnavailableError(f"{failure}: {words or f'exit status {done.returncode}'}")
+
+
+def _processor_flags() -> frozenset[str]:
+    try:
+        return parse_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8")).flags
+    except OSError:
+        return frozenset()  # another system than Linux: that is said first
+
+
+def _version() -> str | None:
+    try:
+        return importlib.metadata.version(BINDING)
+    except importlib.metadata.PackageNotFoundError:
+        return None

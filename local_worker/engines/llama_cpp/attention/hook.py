@@ -1,0 +1,68 @@
+"""The compiled kernel in this process: found, and put before llama.cpp's own attention."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from local_worker.engines.llama_cpp.attention.build import UnavailableError, ggml_library, library
+
+
+class Hook:
+    """The library, loaded. It does nothing before `begin`.
+
+    The dynamic linker gives a name to whoever was loaded first for everybody: this has to be there
+    before llama.cpp is.
+
+    Args:
+        path: of it.
+
+    Raises:
+        OSError: it cannot be loaded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._native = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        self._native.local_worker_attention_begin.restype = ctypes.c_char_p
+        self._native.local_worker_attention_times.restype = ctypes.c_int64
+
+    def begin(self) -> str | None:
+        """Finds llama.cpp's own, which is loaded by now, and which is to be begun with.
+
+        Returns:
+            Why it must stay in use: another one was loaded than the kernel was checked with, which
+            `LD_LIBRARY_PATH` can bring about. None where all is well.
+
+        Raises:
+            ImportError: there is none, and this one is already in its place.
+        """
+        wanted = ggml_library()
+        found = self._native.local_worker_attention_begin(wanted.name.encode())
+        if found is None:
+            raise ImportError(f"{wanted.name} is not loaded, or not as it was compiled")
+        path = Path(found.decode())
+        return None if path.samefile(wanted) else f"{path} was loaded instead of {wanted}"
+
+    def use(self, *, used: bool) -> None:
+        """Whether operations that it can compute are its own, from now on."""
+        self._native.local_worker_attention_use(used)
+
+    @property
+    def times(self) -> int:
+        """Operations that it has computed."""
+        return int(self._native.local_worker_attention_times())
+
+
+def find() -> tuple[Hook | None, str]:
+    """The kernel, loaded where it was built before; else nothing, and why."""
+    try:
+        path = library(os.environ)
+    except UnavailableError as error:
+        return None, str(error)
+    if not path.exists():
+        return None, f"it was not built ({path})"
+    try:
+        return Hook(path), ""
+    except OSError as error:
+        return None, f"{path}: {error}"

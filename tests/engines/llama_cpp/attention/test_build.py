@@ -1,0 +1,99 @@
+"""When there is a kernel for a machine, and what is said where there is none."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import pytest
+
+from local_worker.engines.llama_cpp.attention import build as built
+from local_worker.engines.llama_cpp.attention.build import NEEDED, UnavailableError, build, refusal
+
+VERSION = "0.3.36"
+
+
+@pytest.fixture
+def environ(tmp_path):
+    """Of a machine on which nothing was built yet."""
+    try:
+        built.library({"XDG_CACHE_HOME": str(tmp_path)})
+    except UnavailableError as error:
+        pytest.skip(f"no kernel for this machine: {error}")
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    return {"XDG_CACHE_HOME": str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "flags", "version", "said"),
+    [
+        ("Darwin", "arm64", NEEDED, VERSION, "this is arm64 under Darwin"),
+        ("Linux", "aarch64", NEEDED, VERSION, "this is aarch64 under Linux"),
+        ("Linux", "x86_64", {"avx2", "sse"}, VERSION, "the processor lacks f16c, fma"),
+        ("Linux", "x86_64", NEEDED, "0.4.0", "it knows llama-cpp-python 0.3.36, and that is 0.4.0"),
+        ("Linux", "x86_64", NEEDED, None, "and that is not installed"),
+    ],
+)
+def test_machines_without_a_kernel_are_told_why(system, machine, flags, version, said):
+    assert said in str(refusal(system, machine, flags, version))
+
+
+def test_a_processor_with_the_instructions_has_one():
+    assert refusal("Linux", "x86_64", NEEDED | {"avx512f"}, VERSION) is None
+
+
+def test_it_is_built_once(environ, monkeypatch):
+    path = build(environ)
+    assert path.exists()
+    assert path == built.library(environ)
+    monkeypatch.setattr(built, "_run", lambda *_: pytest.fail("built again"))
+    assert build(environ) == path
+
+
+def test_another_source_is_another_file(environ, monkeypatch):
+    before = built.library(environ)
+    monkeypatch.setattr(built, "SOURCES", (*built.SOURCES, "build.py"))
+    assert built.library(environ) != before
+
+
+COMPILER = """#!{python}
+import pathlib, subprocess, sys
+arguments = sys.argv[1:]
+at = next(i for i, argument in enumerate(arguments) if argument.endswith("hook.cpp"))
+for source in pathlib.Path(arguments[at]).parent.glob("*.[hc]pp"):
+    text = source.read_text().replace("1.0f / sums_of_weights", "1.1f / sums_of_weights")
+    pathlib.Path("{folder}", source.name).write_text(text)
+arguments[at] = "{folder}/hook.cpp"
+sys.exit(subprocess.call(["c++", *arguments]))
+"""
+
+
+def test_nothing_is_left_of_a_kernel_that_is_wrong(environ, tmp_path):
+    """This compiler makes all results a tenth too large."""
+    compiler = tmp_path / "c++"
+    compiler.write_text(COMPILER.format(python=sys.executable, folder=tmp_path))
+    compiler.chmod(0o755)
+    with pytest.raises(
+        UnavailableError, match=r"its results are not llama\.cpp's: .* off for Shape"
+    ):
+        build({**environ, "CXX": str(compiler)})
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.parametrize(
+    ("compiler", "said"),
+    [
+        ("no-such-compiler", "there is no C\\+\\+ compiler"),
+        ("false", "it does not compile: exit status 1"),
+    ],
+)
+def test_without_a_compiler_that_works_it_says_so(environ, compiler, said):
+    with pytest.raises(UnavailableError, match=said):
+        build({**environ, "CXX": compiler})
+
+
+def test_a_folder_that_cannot_be_written_is_said(environ, tmp_path):
+    (tmp_path / "local-worker").write_text("a file")
+    with pytest.raises(UnavailableError, match="cannot be written"):
+        build(environ)
