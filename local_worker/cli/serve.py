@@ -88,10 +88,10 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="llama.cpp: prompts kept for later ones that begin alike")  # fmt: skip
     add("--kv-layout", choices=("auto", "unified"), default="auto",
         help="llama.cpp: KV cells that sequences share, or, where prompts turn out to share "
-        "nothing, cells of their own (default: %(default)s)")  # fmt: skip
+        "nothing and attention is llama.cpp's, cells of their own (default: %(default)s)")  # fmt: skip
     add("--attention", choices=(OWN, LLAMA_CPP), default=OWN,
-        help="llama.cpp on x86 processors: whose attention is computed, this project's or that of "
-        "llama.cpp (default: %(default)s)")  # fmt: skip
+        help="llama.cpp on x86 processors: whose attention is computed, this project's or "
+        "llama.cpp's (default: %(default)s)")  # fmt: skip
     add("--pin-prefix", type=Path, action="append", default=[], metavar="FILE",
         help="llama.cpp: a system prompt (text), or messages (.json), to compute at start and "
         "keep for everybody; may be repeated")  # fmt: skip

@@ -7,7 +7,6 @@ llama.cpp's spellings (n_ctx, n_batch, seq_id, pos) end here. Everything raises
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import itertools
 import re
 from pathlib import Path
@@ -143,6 +142,17 @@ class Llama:
         if not separate:
             self._unified_cells = int(lib.llama_n_ctx(context)) - MOST_PADDING
         return context
+
+    @property
+    def passes_over_cells(self) -> bool:
+        """Whether a row takes next to no time over cells that it does not see.
+
+        Eight streams are 1.1 times as fast in one buffer then as in eight
+        (benchmarks/results/attention.md).
+        """
+        config = self._config
+        own = config.attention == OWN and self.why_not_own_attention is None
+        return own and config.kv_type == "f16"
 
     @property
     def kv_capacity(self) -> int:
@@ -386,9 +396,3 @@ class Llama:
         """Frees the context and the model."""
         lib.llama_free(self._context)
         lib.llama_model_free(self._model)
-
-
-def library_version() -> str:
-    """llama.cpp's and its Python binding's version, as one text."""
-    binding = importlib.metadata.version("llama-cpp-python")
-    return f"{lib.llama_version().decode()} (llama-cpp-python {binding})"

@@ -17,7 +17,7 @@ class LlamaConfig:
         max_model_len: prompt and output of one request at the most.
         max_num_seqs: sequences alive at a time.
         kv_layout: `unified` for cells that sequences share, or `auto` for cells of their own where
-            prompts turn out to share nothing.
+            prompts turn out to share nothing and attention is not `own`.
         cache_slots: prefixes kept beside them; 0 keeps none.
         cheap_cells: that those may hold without slowing every step down noticeably.
         max_kept_bytes: of prefixes that were taken out of the KV cells: in main memory, or in

@@ -5,6 +5,8 @@ The kernel has to be in the process before the library is: so everybody has the 
 
 from __future__ import annotations
 
+import importlib.metadata
+
 from local_worker.engines.llama_cpp.attention import hook
 
 _HOOK, _WHY_NOT = hook.find()
@@ -14,7 +16,7 @@ from llama_cpp import llama_cpp as lib  # noqa: E402  the kernel comes first
 if _HOOK is not None and (_why := _HOOK.begin()) is not None:
     _HOOK, _WHY_NOT = None, _why
 
-__all__ = ["lib", "use_attention"]
+__all__ = ["lib", "library_version", "use_attention"]
 
 
 def use_attention(*, own: bool) -> str | None:
@@ -29,3 +31,9 @@ def use_attention(*, own: bool) -> str | None:
     if _HOOK is not None:
         _HOOK.use(used=own)
     return _WHY_NOT if own and _HOOK is None else None
+
+
+def library_version() -> str:
+    """llama.cpp's and its Python binding's version, as one text."""
+    binding = importlib.metadata.version("llama-cpp-python")
+    return f"{lib.llama_version().decode()} (llama-cpp-python {binding})"

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from local_worker.engines.llama_cpp.binding import Llama, NativeError, library_version
+from local_worker.engines.llama_cpp.binding import Llama, NativeError
 from local_worker.engines.llama_cpp.config import LlamaConfig
 from local_worker.engines.llama_cpp.guides import Guides
 from local_worker.engines.llama_cpp.kept import LONG, KeptPrefixes
 from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser
 from local_worker.engines.llama_cpp.loop import EngineLoop
+from local_worker.engines.llama_cpp.native import library_version
 from local_worker.engines.llama_cpp.prefix_cache import Room
 from local_worker.engines.llama_cpp.scheduler import Scheduler
 from local_worker.engines.llama_cpp.shapes import StepShapes
@@ -118,8 +119,12 @@ def main() -> None:
         Layout.UNIFIED,
         config.max_num_seqs,
         llama.kv_capacity,
-        # Other memories and devices do not gain by it, or have not been seen to.
-        fixed=config.kv_layout != "auto" or llama.window is not None or config.gpu_layers != 0,
+        # Other memories and devices do not gain by it, or have not been seen to; nor does attention
+        # that takes no time over cells of others.
+        fixed=config.kv_layout != "auto"
+        or llama.window is not None
+        or config.gpu_layers != 0
+        or llama.passes_over_cells,
     )
     scheduler = Scheduler(room, config.max_tokens_per_step, config.target_itl, kept, layouts)
     shapes = StepShapes(
