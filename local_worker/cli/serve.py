@@ -87,8 +87,8 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prefix-slots", type=int, metavar="N",
         help="llama.cpp: prompts kept for later ones that begin alike")  # fmt: skip
     add("--kv-layout", choices=("auto", "unified"), default="auto",
-        help="llama.cpp: KV cells that sequences share, or, where prompts turn out to share "
-        "nothing and attention is llama.cpp's, cells of their own (default: %(default)s)")  # fmt: skip
+        help="llama.cpp: KV cells that sequences share, or, where attention is llama.cpp's and "
+        "prompts turn out to share nothing, cells of their own (default: %(default)s)")  # fmt: skip
     add("--attention", choices=(OWN, LLAMA_CPP), default=OWN,
         help="llama.cpp on x86 processors: whose attention is computed, this project's or "
         "llama.cpp's (default: %(default)s)")  # fmt: skip
