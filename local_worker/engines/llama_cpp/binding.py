@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from local_worker.engines.llama_cpp.batch import Batch, Row
-from local_worker.engines.llama_cpp.config import OWN
 from local_worker.engines.llama_cpp.layout import Layout, slot_cells
 from local_worker.engines.llama_cpp.lookup import MOST_GUESSES
-from local_worker.engines.llama_cpp.native import lib, use_attention
+from local_worker.engines.llama_cpp.native import lib, own_attention, times_own_attention
 from local_worker.engines.llama_cpp.native_log import NativeLog
 from local_worker.engines.llama_cpp.placement import expert_overrides
 from local_worker.engines.llama_cpp.prefix_cache import Cut, Share
@@ -61,8 +60,8 @@ class Llama:
         config: what to load and how.
 
     Attributes:
-        why_not_own_attention: why attention is llama.cpp's although the config wants this
-            project's; None where that is not so.
+        passes_over_cells: whether a row takes next to no time over cells that it does not see:
+            where attention is this project's (benchmarks/results/attention.md).
 
     Raises:
         NativeError: the file cannot be loaded or the context not made.
@@ -70,7 +69,6 @@ class Llama:
 
     def __init__(self, config: LlamaConfig) -> None:
         self._log = NativeLog()
-        self.why_not_own_attention = use_attention(own=config.attention == OWN)
         lib.llama_backend_init()
         self._model = self._load(config)
         self._vocab = lib.llama_model_get_vocab(self._model)
@@ -91,6 +89,16 @@ class Llama:
             i for i in range(self.vocab_size) if lib.llama_vocab_is_eog(self._vocab, i)
         )
         self.end_id_array = np.fromiter(self.end_ids, np.int64)
+        self.passes_over_cells = self._tries_attention()
+
+    def _tries_attention(self) -> bool:
+        """Whose it is depends on the model, too: one token shows it."""
+        if not own_attention:
+            return False
+        before = times_own_attention()
+        self.decode([Row(0, 0, 0, logits=True)])
+        self.arrange([Cut(0)])
+        return times_own_attention() > before
 
     def _load(self, config: LlamaConfig) -> Handle:
         params = lib.llama_model_default_params()
@@ -142,17 +150,6 @@ class Llama:
         if not separate:
             self._unified_cells = int(lib.llama_n_ctx(context)) - MOST_PADDING
         return context
-
-    @property
-    def passes_over_cells(self) -> bool:
-        """Whether a row takes next to no time over cells that it does not see.
-
-        Eight streams are 1.1 times as fast in one buffer then as in eight
-        (benchmarks/results/attention.md).
-        """
-        config = self._config
-        own = config.attention == OWN and self.why_not_own_attention is None
-        return own and config.kv_type == "f16"
 
     @property
     def kv_capacity(self) -> int:

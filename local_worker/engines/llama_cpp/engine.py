@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from local_worker.engines.llama_cpp.attention.build import UnavailableError, build
-from local_worker.engines.llama_cpp.config import LLAMA_CPP, OWN
+from local_worker.engines.llama_cpp.attention.hook import KERNEL
+from local_worker.engines.llama_cpp.config import OWN
 from local_worker.engines.process.child import Program
 from local_worker.engines.process.engine import ProcessEngine
 
@@ -38,22 +39,22 @@ class LlamaCppEngine(ProcessEngine):
     """
 
     def __init__(self, config: LlamaConfig) -> None:
-        self._config = config
-        super().__init__(_program(config))
+        self._wants_kernel = config.attention == OWN and config.gpu_layers == 0
+        program = Program(NAME, WORKER, config.model_path, config, environment(os.environ))
+        super().__init__(program)
 
     async def launch(self) -> None:
         """See `ProcessEngine.launch`; builds the attention of this machine, where that is to be."""
-        if self._config.attention == OWN:
+        if self._wants_kernel:
+            self._wants_kernel = False  # once: a restart has it, or does without
             try:
-                await asyncio.to_thread(build)
+                kernel = await asyncio.to_thread(build)
             except UnavailableError as error:
-                log.info("attention is llama.cpp's own: %s", error)
-                self._program = _program(replace(self._config, attention=LLAMA_CPP))
+                log.info("attention stays llama.cpp's: %s", error)
+            else:
+                env = {**self._program.env, KERNEL: str(kernel)}
+                self._program = replace(self._program, env=env)
         await super().launch()
-
-
-def _program(config: LlamaConfig) -> Program:
-    return Program(NAME, WORKER, config.model_path, config, environment(os.environ))
 
 
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:

@@ -1,36 +1,42 @@
-"""llama.cpp's library, with this project's attention in it where that was built for this machine.
+"""llama.cpp's library, with this project's attention in it where the server has built that.
 
-The kernel has to be in the process before the library is: so everybody has the library from here.
+The kernel has to be in the process before the library is: so everybody gets the library from here.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
+from pathlib import Path
 
-from local_worker.engines.llama_cpp.attention import hook
+from local_worker.engines.llama_cpp.attention.hook import KERNEL, Hook
 
-_HOOK, _WHY_NOT = hook.find()
+_HOOK = Hook(Path(os.environ[KERNEL])) if os.environ.get(KERNEL) else None
 
 from llama_cpp import llama_cpp as lib  # noqa: E402  the kernel comes first
 
-if _HOOK is not None and (_why := _HOOK.begin()) is not None:
-    _HOOK, _WHY_NOT = None, _why
+why_not_own_attention: str | None = None
+"""Why the kernel is not used although it is there."""
 
-__all__ = ["lib", "library_version", "use_attention"]
+if _HOOK is not None:
+    why_not_own_attention = _HOOK.begin()
+    _HOOK.use(used=why_not_own_attention is None)
+
+own_attention = _HOOK is not None and why_not_own_attention is None
+"""Whether the kernel computes what it can."""
+
+__all__ = [
+    "lib",
+    "library_version",
+    "own_attention",
+    "times_own_attention",
+    "why_not_own_attention",
+]
 
 
-def use_attention(*, own: bool) -> str | None:
-    """Says whose attention is computed from now on, for all models in this process.
-
-    Args:
-        own: this project's rather than llama.cpp's.
-
-    Returns:
-        Why it is llama.cpp's although the other one was asked for; None where that is not so.
-    """
-    if _HOOK is not None:
-        _HOOK.use(used=own)
-    return _WHY_NOT if own and _HOOK is None else None
+def times_own_attention() -> int:
+    """Attention operations that the kernel has computed in this process."""
+    return 0 if _HOOK is None else _HOOK.times
 
 
 def library_version() -> str:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from local_worker.engines.llama_cpp import native
 from local_worker.engines.llama_cpp.binding import Llama, NativeError
 from local_worker.engines.llama_cpp.config import LlamaConfig
 from local_worker.engines.llama_cpp.guides import Guides
 from local_worker.engines.llama_cpp.kept import LONG, KeptPrefixes
 from local_worker.engines.llama_cpp.layout import Layout, LayoutChooser
 from local_worker.engines.llama_cpp.loop import EngineLoop
-from local_worker.engines.llama_cpp.native import library_version
 from local_worker.engines.llama_cpp.prefix_cache import Room
 from local_worker.engines.llama_cpp.scheduler import Scheduler
 from local_worker.engines.llama_cpp.shapes import StepShapes
@@ -50,7 +50,7 @@ def describe(llama: Llama, config: LlamaConfig) -> EngineInfo:
     bos, eos = llama.bos_id(), llama.eos_id()
     return EngineInfo(
         engine="llama.cpp",
-        version=library_version(),
+        version=native.library_version(),
         model_name=llama.metadata("general.name") or Path(config.model_path).stem,
         vocab_size=llama.vocab_size,
         max_model_len=config.max_model_len,
@@ -65,12 +65,14 @@ def describe(llama: Llama, config: LlamaConfig) -> EngineInfo:
     )
 
 
-def _kept_states(config: LlamaConfig, *, whole: bool) -> tuple[KeptPrefixes, States]:
+def _kept_states(config: LlamaConfig, llama: Llama) -> tuple[KeptPrefixes, States]:
     """What is kept outside of the KV buffer, from earlier runs, too."""
+    whole = llama.window is not None
     if config.cache_dir is None:
         memory = MemoryStates()
         return KeptPrefixes(config.max_kept_bytes, whole=whole, fetch=memory.fetch), memory
-    library = f"{library_version()}, {config.attention}"
+    attention = "own" if llama.passes_over_cells else "llama.cpp's"
+    library = f"{native.library_version()}, {attention} attention"
     identity = identity_of(Path(config.model_path), library, config.kv_type)
     files = FileStates(Path(config.cache_dir), identity)
     kept = KeptPrefixes(config.max_kept_bytes, whole=whole, unlent=LONG, fetch=files.fetch)
@@ -83,6 +85,32 @@ def _kept_states(config: LlamaConfig, *, whole: bool) -> tuple[KeptPrefixes, Sta
             config.cache_dir,
         )
     return kept, files
+
+
+def _scheduler(llama: Llama, config: LlamaConfig, kept: KeptPrefixes) -> Scheduler:
+    max_cached_cells = int(llama.kv_capacity * CACHED_SHARE)
+    # Prompts that nobody asks for again are copied out of the way only where they are in the way.
+    cheap_cells = max_cached_cells if llama.passes_over_cells else config.cheap_cells
+    room = Room(
+        max_num_seqs=config.max_num_seqs,
+        cache_slots=config.cache_slots,
+        kv_capacity=llama.kv_capacity,
+        max_cached_cells=max_cached_cells,
+        cheap_cells=min(cheap_cells, max_cached_cells),
+        window=llama.window,
+    )
+    layouts = LayoutChooser(
+        Layout.UNIFIED,
+        config.max_num_seqs,
+        llama.kv_capacity,
+        # Other memories and devices do not gain by it, or have not been seen to; nor does attention
+        # that takes no time over cells of others.
+        fixed=config.kv_layout != "auto"
+        or llama.window is not None
+        or config.gpu_layers != 0
+        or llama.passes_over_cells,
+    )
+    return Scheduler(room, config.max_tokens_per_step, config.target_itl, kept, layouts)
 
 
 def main() -> None:
@@ -99,34 +127,15 @@ def main() -> None:
     except NativeError as error:
         channel.send(messages.StartFailed(str(error)))
         return
-    if llama.why_not_own_attention is not None:
-        log.info("attention is llama.cpp's own: %s", llama.why_not_own_attention)
+    if native.why_not_own_attention is not None:
+        log.warning("attention stays llama.cpp's: %s", native.why_not_own_attention)
     try:
-        kept, states = _kept_states(config, whole=llama.window is not None)
+        kept, states = _kept_states(config, llama)
     except OSError as error:
         channel.send(messages.StartFailed(f"--cache-dir {config.cache_dir}: {error.strerror}"))
         return
     channel.send(messages.Ready(describe(llama, config)))
-    room = Room(
-        max_num_seqs=config.max_num_seqs,
-        cache_slots=config.cache_slots,
-        kv_capacity=llama.kv_capacity,
-        max_cached_cells=int(llama.kv_capacity * CACHED_SHARE),
-        cheap_cells=min(config.cheap_cells, int(llama.kv_capacity * CACHED_SHARE)),
-        window=llama.window,
-    )
-    layouts = LayoutChooser(
-        Layout.UNIFIED,
-        config.max_num_seqs,
-        llama.kv_capacity,
-        # Other memories and devices do not gain by it, or have not been seen to; nor does attention
-        # that takes no time over cells of others.
-        fixed=config.kv_layout != "auto"
-        or llama.window is not None
-        or config.gpu_layers != 0
-        or llama.passes_over_cells,
-    )
-    scheduler = Scheduler(room, config.max_tokens_per_step, config.target_itl, kept, layouts)
+    scheduler = _scheduler(llama, config, kept)
     shapes = StepShapes(
         config.threads,
         config.max_tokens_per_step,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from local_worker.engines.llama_cpp.config import LlamaConfig
+from local_worker.engines.llama_cpp.attention.build import UnavailableError, build
+from local_worker.engines.llama_cpp.config import LLAMA_CPP, LlamaConfig
 from local_worker.engines.llama_cpp.engine import LlamaCppEngine, environment
 from local_worker.errors import EngineDiedError, EngineNotReadyError, EngineStartError
 from local_worker.types import FinishReason, GenerationRequest, PromptSegment, SamplingParams
@@ -33,6 +34,10 @@ async def request_for(engine, request_id="r", max_tokens=30, **sampling):
 async def text(engine, request):
     outputs = [output async for output in engine.generate(request)]
     return "".join(d.text for o in outputs for d in o.deltas)
+
+
+def maps_of(pid):
+    return Path(f"/proc/{pid}/maps").read_text()
 
 
 def environment_of(pid):
@@ -275,3 +280,30 @@ def test_an_operator_who_has_decided_about_huge_pages_is_obeyed():
 async def test_the_process_has_what_was_set_for_it(running_llama):
     async with running_llama() as engine:
         assert b"glibc.malloc.hugetlb=" in environment_of(engine._child.process.pid)
+
+
+async def test_every_process_has_the_kernel_that_was_built(running_llama):
+    try:
+        kernel = str(build())
+    except UnavailableError as error:
+        pytest.skip(f"no kernel for this machine: {error}")
+    async with running_llama() as engine:
+        assert kernel in maps_of(engine._child.process.pid)
+        expected = await text(engine, await request_for(engine, temperature=0))
+        os.kill(engine._child.process.pid, signal.SIGKILL)
+        assert await text(engine, await request_for(engine, "again", temperature=0)) == expected
+        assert kernel in maps_of(engine._child.process.pid)
+    async with running_llama(attention=LLAMA_CPP) as engine:
+        assert kernel not in maps_of(engine._child.process.pid)
+
+
+async def test_without_a_kernel_attention_stays_llama_cpps(running_llama, monkeypatch, caplog):
+    def fail():
+        raise UnavailableError("there is no C++ compiler (c++)")
+
+    monkeypatch.setattr("local_worker.engines.llama_cpp.engine.build", fail)
+    caplog.set_level("INFO")
+    async with running_llama() as engine:
+        assert "/attention/" not in maps_of(engine._child.process.pid)
+        assert await text(engine, await request_for(engine))
+    assert "attention stays llama.cpp's: there is no C++ compiler (c++)" in caplog.messages

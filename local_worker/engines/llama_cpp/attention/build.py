@@ -1,4 +1,4 @@
-"""Compiles the kernel for this processor, once: a second, with what compiled llama.cpp."""
+"""Compiles the kernel for this processor, once: some seconds, with what compiled llama.cpp."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ BINDING = "llama-cpp-python"
 VERSIONS = frozenset({"0.3.36"})
 """Of the binding, with the tensors that hook.cpp knows."""
 
-SOURCES = ("vectors.hpp", "kernel.hpp", "hook.cpp")
+ELSEWHERE = "LLAMA_CPP_LIB_PATH"
+"""With which the binding loads llama.cpp from somewhere else."""
+
+SOURCES = ("vectors.hpp", "kernel.hpp", "hook.cpp", "exports.map")
 NEEDED = frozenset({"avx2", "fma", "f16c"})
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
 COMPILE_SECONDS, CHECK_SECONDS = 120, 120
@@ -53,7 +56,7 @@ def refusal(system: str, machine: str, flags: Set[str], version: str | None) -> 
     return None
 
 
-def library(environ: Mapping[str, str] = os.environ) -> Path:
+def library(environ: Mapping[str, str]) -> Path:
     """The file that the kernel for this machine is in, once it is built.
 
     Another processor, another llama.cpp or another source is another file.
@@ -63,15 +66,19 @@ def library(environ: Mapping[str, str] = os.environ) -> Path:
     """
     flags, version = _processor_flags(), _version()
     why = refusal(platform.system(), platform.machine(), flags, version)
+    if why is None and environ.get(ELSEWHERE):
+        why = f"{ELSEWHERE} names another llama.cpp than the one that it is checked with"
     if why is not None:
         raise UnavailableError(why)
-    ggml = ggml_library().stat()
+    try:
+        ggml, home = ggml_library().stat(), Path.home()
+    except RuntimeError:
+        raise UnavailableError("there is no home folder to keep it in") from None
     made_of = (FLAGS, sorted(flags), version, ggml.st_size, ggml.st_mtime_ns)
     key = hashlib.sha256(repr(made_of).encode())
     for source in SOURCES:
         key.update((Path(__file__).parent / source).read_bytes())
-    folder = cache_file(environ, Path.home()).parent
-    return folder / f"attention-{key.hexdigest()[:16]}.so"
+    return cache_file(environ, home).parent / "attention" / f"{key.hexdigest()[:16]}.so"
 
 
 def ggml_library() -> Path:
@@ -94,21 +101,29 @@ def build(environ: Mapping[str, str] = os.environ) -> Path:
     """Compiles the kernel and has it checked, unless that was done before.
 
     Raises:
-        UnavailableError: there is none for this machine, no compiler, or its results are wrong.
+        UnavailableError: there is none for this machine, no compiler, or its results are wrong; or
+            others could put another file in its place.
     """
-    path = library(environ)
-    if path.exists():
-        return path
     try:
+        path = library(environ)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            fresh = Path(folder) / path.name
-            compile_to(fresh, environ)
-            _check(fresh)
-            fresh.replace(path)
-    except OSError as error:
-        raise UnavailableError(f"{path} cannot be written: {error.strerror}") from error
+        _refuse_open(path.parent)
+        if not path.exists():
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                fresh = Path(folder) / path.name
+                compile_to(fresh, environ)
+                _check(fresh)
+                fresh.replace(path)
+    except (OSError, ValueError) as error:  # of a $CXX that is no command line, too
+        raise UnavailableError(str(error)) from error
     return path
+
+
+def _refuse_open(folder: Path) -> None:
+    """What lies there is run: nobody else may be able to put anything there."""
+    status = folder.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise UnavailableError(f"{folder} is open to others: chmod 700 it, or remove it")
 
 
 def compile_to(path: Path, environ: Mapping[str, str], flags: tuple[str, ...] = FLAGS) -> None:
@@ -120,8 +135,10 @@ def compile_to(path: Path, environ: Mapping[str, str], flags: tuple[str, ...] = 
     compiler = shlex.split(environ.get("CXX", "")) or ["c++"]
     if shutil.which(compiler[0]) is None:
         raise UnavailableError(f"there is no C++ compiler ({compiler[0]})")
-    source = Path(__file__).parent / "hook.cpp"
-    command = [*compiler, *flags, str(source), "-o", str(path), "-ldl"]
+    here = Path(__file__).parent
+    # Nothing else of it is to take the place of anything: llama.cpp has the same std:: templates.
+    exports = f"-Wl,--version-script={here / 'exports.map'}"
+    command = [*compiler, *flags, exports, str(here / "hook.cpp"), "-o", str(path), "-ldl"]
     _run(command, COMPILE_SECONDS, "it does not compile")
 
 

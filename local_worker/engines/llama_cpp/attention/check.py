@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,6 +19,8 @@ from local_worker.engines.llama_cpp.attention.build import ggml_library
 from local_worker.engines.llama_cpp.attention.hook import Hook
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from numpy.typing import NDArray
 
 Array: TypeAlias = "NDArray[Any]"
@@ -29,7 +32,8 @@ SEEN = 0.3
 """Share of the cells that a row sees, where it may see any."""
 
 _F32, _F16 = 0, 1
-_MEMORY = 64 << 20
+_ROOM = 32 << 20
+"""Bytes for results, what threads work in, and the graph itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class Shape:
         key_size: numbers of a head's key.
         value_size: likewise.
         sees: which cells a row sees: `past`, `any`, `shared` and then its own, `own`, or its own
-            that are `woven` into those of others.
+            that are `woven` into those of others; with `weighted`, masks say how much, too.
     """
 
     streams: int
@@ -67,6 +71,7 @@ SHAPES = (
     Shape(1, 5, 77, 16, 1, 512, 512, "shared"),
     Shape(8, 1, 320, 8, 4, 32, 48, "any"),
     Shape(1, 26, 700, 16, 8, 128, 128, "woven"),
+    Shape(2, 5, 200, 6, 2, 64, 64, "weighted"),
 )
 
 
@@ -93,6 +98,8 @@ def operands(shape: Shape, seed: int = 0) -> Operands:
     s, r, c = shape.streams, shape.rows, shape.cells
     sees = np.stack([_seen(shape, rng) for _ in range(s)])
     mask = np.where(sees, 0.0, -np.inf).astype(np.float16)
+    if shape.sees == "weighted":
+        mask += rng.normal(size=mask.shape).astype(np.float16)
     return Operands(
         rng.normal(size=(s, r, shape.heads, shape.key_size)).astype(np.float32),
         rng.normal(size=(s, c, shape.kv_heads, shape.key_size)).astype(np.float16),
@@ -110,6 +117,7 @@ def _seen(shape: Shape, rng: np.random.Generator) -> Array:
         "past": cells <= shape.cells - shape.rows + rows,
         "any": (rng.random((shape.rows, shape.cells)) < SEEN) | (cells == rows),
         "woven": cells % shape.rows == rows,
+        "weighted": cells <= shape.cells - shape.rows + rows,
         "shared": (cells < first) | ((cells - first) // each == rows),
         "own": cells // each == rows,
     }
@@ -162,25 +170,37 @@ class Ggml:
 
     def attention(self, given: Operands, scale: float, threads: int = 2) -> Array:
         """[streams, rows, heads, value_size], with or without the kernel, as was said last."""
-        context = self._base.ggml_init(_Init(_MEMORY, None, False))
+        with self.graph(given, scale) as compute:
+            return compute(threads)
+
+    @contextmanager
+    def graph(self, given: Operands, scale: float) -> Iterator[Callable[[int], Array]]:
+        """A graph of one operation; calling it with a number of threads computes it."""
+        arrays = given.queries, given.keys, given.values, given.mask
+        size = sum(array.nbytes for array in arrays) + _ROOM
+        context = self._base.ggml_init(_Init(size, None, False))
         try:
-            parts = (given.queries, _F32), (given.keys, _F16), (given.values, _F16)
             heads_apart = [
-                self._base.ggml_permute(context, self._tensor(context, array, kind), 0, 2, 1, 3)
-                for array, kind in parts
+                self._base.ggml_permute(context, self._tensor(context, array), 0, 2, 1, 3)
+                for array in arrays[:3]
             ]
-            mask = self._tensor(context, given.mask, _F16)
+            mask = self._tensor(context, given.mask)
             result = self._base.ggml_flash_attn_ext(context, *heads_apart, mask, scale, 0.0, 0.0)
             graph = self._base.ggml_new_graph(context)
             self._base.ggml_build_forward_expand(graph, result)
-            self._cpu.ggml_graph_compute_with_ctx(context, graph, threads)
-            out = np.empty((*given.queries.shape[:3], given.values.shape[3]), np.float32)
-            ctypes.memmove(out.ctypes.data, self._base.ggml_get_data(result), out.nbytes)
-            return out
+
+            def compute(threads: int) -> Array:
+                self._cpu.ggml_graph_compute_with_ctx(context, graph, threads)
+                out = np.empty((*given.queries.shape[:3], given.values.shape[3]), np.float32)
+                ctypes.memmove(out.ctypes.data, self._base.ggml_get_data(result), out.nbytes)
+                return out
+
+            yield compute
         finally:
             self._base.ggml_free(context)
 
-    def _tensor(self, context: int, array: Array, kind: int) -> int:
+    def _tensor(self, context: int, array: Array) -> int:
+        kind = _F32 if array.dtype == np.float32 else _F16
         tensor = self._base.ggml_new_tensor_4d(context, kind, *reversed(array.shape))
         data = np.ascontiguousarray(array)
         ctypes.memmove(self._base.ggml_get_data(tensor), data.ctypes.data, data.nbytes)

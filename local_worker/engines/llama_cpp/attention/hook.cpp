@@ -32,6 +32,8 @@ struct Params {  // ggml_compute_params
 
 constexpr int F32 = 0, F16 = 1;
 
+constexpr int64_t most_scores = 1 << 20;  // that a thread holds at a time, where that is possible
+
 using Compute = void (*)(const Params *, Tensor *);
 Compute ggmls_own = nullptr;
 std::atomic<bool> is_used{false};
@@ -92,21 +94,30 @@ void compute_piece(const Tensor * dst, const Pieces & pieces, int64_t piece, att
     for (int r = 0; r < count && mask; ++r) {
         masks[r] = (const Half *) (mask->data + (first + r) * mask->nb[1] + stream % mask->ne[3] * mask->nb[3]);
     }
-    scratch.portions.find(masks, count, k->ne[1]);
-    Heads one{nullptr, nullptr, k->nb[1], v->nb[1], (int) k->ne[0], (int) v->ne[0], (int) (to - from)};
+    // With many cells, fewer queries at a time.
+    const int64_t at_once = std::max<int64_t>(1, most_scores / k->ne[1]);
+    const int rows = at_once >= count * (to - from) ? count : 1;
+    const int64_t of_query_heads = std::min(to - from, std::max<int64_t>(1, at_once / rows));
+    Heads one{nullptr, nullptr, k->nb[1], v->nb[1], (int) k->ne[0], (int) v->ne[0], 0};
     const int64_t last = begin_of(of_heads + 1, pieces.of_heads, heads);
-    for (int64_t head = begin_of(of_heads, pieces.of_heads, heads); head < last; ++head) {
-        one.keys = k->data + head * k->nb[2] + stream * k->nb[3];
-        one.values = v->data + head * v->nb[2] + stream * v->nb[3];
-        const float * queries[most_rows];
-        float * outputs[most_rows];
-        for (int r = 0; r < count; ++r) {
-            const int64_t at = head * group + from;
-            queries[r] = (const float *) (q->data + (first + r) * q->nb[1] + at * q->nb[2] + stream * q->nb[3]);
-            outputs[r] = (float *) (dst->data + ((stream * dst->ne[2] + first + r) * dst->ne[1] + at) * dst->nb[1]);
+    for (int r = 0; r < count; r += rows) {
+        scratch.portions.find(masks + r, rows, k->ne[1]);
+        for (int64_t head = begin_of(of_heads, pieces.of_heads, heads); head < last; ++head) {
+            one.keys = k->data + head * k->nb[2] + stream * k->nb[3];
+            one.values = v->data + head * v->nb[2] + stream * v->nb[3];
+            for (int64_t g = from; g < to; g += one.group) {
+                one.group = (int) std::min(of_query_heads, to - g);
+                const float * queries[most_rows];
+                float * outputs[most_rows];
+                for (int i = 0; i < rows; ++i) {
+                    const int64_t row = first + r + i, at = head * group + g;
+                    queries[i] = (const float *) (q->data + row * q->nb[1] + at * q->nb[2] + stream * q->nb[3]);
+                    outputs[i] = (float *) (dst->data + ((stream * dst->ne[2] + row) * dst->ne[1] + at) * dst->nb[1]);
+                }
+                attend(one, rows, queries, q->nb[2] / sizeof(float), parameter(dst, 0), masks + r, outputs,
+                       dst->nb[1] / sizeof(float), scratch);
+            }
         }
-        attend(one, count, queries, q->nb[2] / sizeof(float), parameter(dst, 0), masks, outputs,
-               dst->nb[1] / sizeof(float), scratch);
     }
 }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from pathlib import Path
 
-from local_worker.engines.llama_cpp.attention.build import UnavailableError, ggml_library, library
+from local_worker.engines.llama_cpp.attention.build import ggml_library
+
+KERNEL = "LOCAL_WORKER_ATTENTION"
+"""Tells the engine process which file it is to load; without it, attention is llama.cpp's."""
 
 
 class Hook:
@@ -45,24 +47,10 @@ class Hook:
         return None if path.samefile(wanted) else f"{path} was loaded instead of {wanted}"
 
     def use(self, *, used: bool) -> None:
-        """Whether operations that it can compute are its own, from now on."""
+        """Whether operations that it can compute are its own; while nothing is being computed."""
         self._native.local_worker_attention_use(used)
 
     @property
     def times(self) -> int:
         """Operations that it has computed."""
         return int(self._native.local_worker_attention_times())
-
-
-def find() -> tuple[Hook | None, str]:
-    """The kernel, loaded where it was built before; else nothing, and why."""
-    try:
-        path = library(os.environ)
-    except UnavailableError as error:
-        return None, str(error)
-    if not path.exists():
-        return None, f"it was not built ({path})"
-    try:
-        return Hook(path), ""
-    except OSError as error:
-        return None, f"{path}: {error}"

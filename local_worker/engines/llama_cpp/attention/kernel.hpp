@@ -1,8 +1,7 @@
 // Attention of a few rows over the cells that each of them sees, in FP32 over keys and values in FP16.
 //
-// A row's result depends on the row and its cells alone: neither on the rows beside it, nor on where in
-// the buffer the cells lie, nor on who else's lie between them. Each sum is taken in the order of the
-// row's own cells.
+// A row's result depends on the row and its cells, in their order, alone: neither on the rows beside it,
+// nor on whose cells lie between its own. Each sum is taken in the order of the row's own cells.
 //
 // A thread takes up to `most_rows` rows at a time. Cells that several of them see, a shared prefix or a
 // prompt's own past, are read once for all of these and for all query heads that share a key-value head.

@@ -117,6 +117,7 @@ inline uint64_t differ(const Half * p, Half than) {
 //
 // e^x = 2^n e^r with |r| up to ln(2) / 2, and the series of e^r up to r^7.
 inline Floats exponential(Floats x) {
+    x = larger(all(-128.0f), x);  // of which nothing is left; the second is taken where one is no number
     const Floats n = rounded(multiply(x, all(1.44269504088896341f)));
     Floats r = fma(n, all(-0.693145751953125f), x);  // ln(2) in two parts: the first times n is exact
     r = fma(n, all(-1.42860682030941723e-6f), r);

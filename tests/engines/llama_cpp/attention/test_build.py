@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -95,5 +96,40 @@ def test_without_a_compiler_that_works_it_says_so(environ, compiler, said):
 
 def test_a_folder_that_cannot_be_written_is_said(environ, tmp_path):
     (tmp_path / "local-worker").write_text("a file")
-    with pytest.raises(UnavailableError, match="cannot be written"):
+    with pytest.raises(UnavailableError, match="Not a directory"):
         build(environ)
+
+
+def test_a_folder_that_others_can_write_to_is_not_trusted(environ):
+    """What lies there is loaded into the process: somebody could have put it there."""
+    path = build(environ)
+    path.parent.chmod(0o770)
+    with pytest.raises(UnavailableError, match="is open to others: chmod 700"):
+        build(environ)
+
+
+def test_a_compiler_that_is_no_command_line_is_said(environ):
+    with pytest.raises(UnavailableError, match="No closing quotation"):
+        build({**environ, "CXX": '"'})
+
+
+def test_a_llama_cpp_from_elsewhere_keeps_its_own(environ, tmp_path):
+    with pytest.raises(UnavailableError, match="LLAMA_CPP_LIB_PATH names another"):
+        build({**environ, "LLAMA_CPP_LIB_PATH": str(tmp_path)})
+
+
+def test_nothing_but_the_hook_is_to_be_seen_from_outside(environ):
+    """llama.cpp has the same templates of the standard library, and is to take its own."""
+    names = subprocess.run(
+        ["nm", "-D", "--defined-only", "-g", str(build(environ))],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    found = {line.split()[-1] for line in names.splitlines()}
+    assert found == {
+        "ggml_compute_forward_flash_attn_ext",
+        "local_worker_attention_begin",
+        "local_worker_attention_times",
+        "local_worker_attention_use",
+    }
