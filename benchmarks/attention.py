@@ -73,7 +73,7 @@ def line(name: str, shape: Shape, hook: Hook, ggml: Ggml, options: argparse.Name
 
 
 def timed(ggml: Ggml, given: Operands, scale: float, threads: int) -> tuple[float, np.ndarray]:
-    """Seconds of the second of two operations, the result being in nobody's cache before."""
+    """Seconds of an operation, after one that has touched all memory; and its result."""
     with ggml.graph(given, scale) as compute:
         compute(threads)
         start = time.perf_counter()

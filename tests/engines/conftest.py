@@ -7,6 +7,7 @@ import pytest
 
 from local_worker.demo import gguf_path
 from local_worker.engines.fake import FakeEngine
+from local_worker.engines.llama_cpp.attention.build import UnavailableError, build
 from local_worker.engines.llama_cpp.config import LlamaConfig
 from local_worker.engines.llama_cpp.engine import LlamaCppEngine
 from local_worker.engines.vllm.config import VllmConfig
@@ -19,6 +20,15 @@ VLLM = (pytest.mark.vllm, pytest.mark.timeout(400))
 def llama_config(path, **changes):
     values = {"kv_capacity": 8192, "max_model_len": 4096, "max_num_seqs": 8, "threads": 1}
     return LlamaConfig(str(path), **(values | changes))
+
+
+@pytest.fixture(scope="session")
+def kernel():
+    """The file of the attention that llama.cpp's process has on this machine."""
+    try:
+        return build()
+    except UnavailableError as error:
+        pytest.skip(f"no kernel for this machine: {error}")
 
 
 @pytest.fixture

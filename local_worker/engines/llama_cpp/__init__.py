@@ -7,6 +7,8 @@ scheduler  which sequences get how many tokens in the next step (pure)
 sequence   one request's tokens and counts (pure)
 sampling   logits row -> token
 binding    the only place that calls the native library
+native     that library, with what is put into it
+attention  what is put into it on x86 processors
 
 loop:  drain commands -> plan = scheduler.plan() -> run(plan) -> apply(plan) -> one message
 """

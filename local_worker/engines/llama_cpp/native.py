@@ -27,9 +27,9 @@ own_attention = _HOOK is not None and why_not_own_attention is None
 
 __all__ = [
     "lib",
-    "library_version",
     "own_attention",
     "times_own_attention",
+    "version",
     "why_not_own_attention",
 ]
 
@@ -39,7 +39,7 @@ def times_own_attention() -> int:
     return 0 if _HOOK is None else _HOOK.times
 
 
-def library_version() -> str:
+def version() -> str:
     """llama.cpp's and its Python binding's version, as one text."""
     binding = importlib.metadata.version("llama-cpp-python")
     return f"{lib.llama_version().decode()} (llama-cpp-python {binding})"

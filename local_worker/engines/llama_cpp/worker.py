@@ -50,7 +50,7 @@ def describe(llama: Llama, config: LlamaConfig) -> EngineInfo:
     bos, eos = llama.bos_id(), llama.eos_id()
     return EngineInfo(
         engine="llama.cpp",
-        version=native.library_version(),
+        version=native.version(),
         model_name=llama.metadata("general.name") or Path(config.model_path).stem,
         vocab_size=llama.vocab_size,
         max_model_len=config.max_model_len,
@@ -72,7 +72,7 @@ def _kept_states(config: LlamaConfig, llama: Llama) -> tuple[KeptPrefixes, State
         memory = MemoryStates()
         return KeptPrefixes(config.max_kept_bytes, whole=whole, fetch=memory.fetch), memory
     attention = "own" if llama.passes_over_cells else "llama.cpp's"
-    library = f"{native.library_version()}, {attention} attention"
+    library = f"{native.version()}, {attention} attention"
     identity = identity_of(Path(config.model_path), library, config.kv_type)
     files = FileStates(Path(config.cache_dir), identity)
     kept = KeptPrefixes(config.max_kept_bytes, whole=whole, unlent=LONG, fetch=files.fetch)

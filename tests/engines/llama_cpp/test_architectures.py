@@ -11,7 +11,6 @@ import gguf_shapes
 import make_random_gguf
 import pytest
 
-from local_worker.engines.llama_cpp.attention import build
 from local_worker.engines.llama_cpp.config import LLAMA_CPP
 from local_worker.types import FinishReason, GenerationRequest, SamplingParams
 
@@ -344,7 +343,7 @@ async def test_guessing_changes_no_token(model, running_llama):
     assert right[1] == 0
 
 
-async def test_with_attention_that_passes_over_cells_they_stay_shared(model, running_llama):
+async def test_with_attention_that_passes_over_cells_they_stay_shared(model, running_llama, kernel):
     requests = [
         GenerationRequest(
             f"r{n}",
@@ -354,10 +353,7 @@ async def test_with_attention_that_passes_over_cells_they_stay_shared(model, run
         )
         for n in range(40)
     ]
-    try:
-        build.build()
-    except build.UnavailableError as error:
-        pytest.skip(f"no kernel for this machine: {error}")
+    del kernel
     async with running_llama(model_path=str(model), max_num_seqs=16) as engine:
         await asyncio.gather(*(answer(engine, request) for request in requests))
         assert not engine.stats().kv_separate

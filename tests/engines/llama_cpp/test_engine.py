@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from local_worker.engines.llama_cpp.attention.build import UnavailableError, build
+from local_worker.engines.llama_cpp.attention.build import UnavailableError
 from local_worker.engines.llama_cpp.config import LLAMA_CPP, LlamaConfig
 from local_worker.engines.llama_cpp.engine import LlamaCppEngine, environment
 from local_worker.errors import EngineDiedError, EngineNotReadyError, EngineStartError
@@ -282,19 +282,15 @@ async def test_the_process_has_what_was_set_for_it(running_llama):
         assert b"glibc.malloc.hugetlb=" in environment_of(engine._child.process.pid)
 
 
-async def test_every_process_has_the_kernel_that_was_built(running_llama):
-    try:
-        kernel = str(build())
-    except UnavailableError as error:
-        pytest.skip(f"no kernel for this machine: {error}")
+async def test_every_process_has_the_kernel_that_was_built(running_llama, kernel):
     async with running_llama() as engine:
-        assert kernel in maps_of(engine._child.process.pid)
+        assert str(kernel) in maps_of(engine._child.process.pid)
         expected = await text(engine, await request_for(engine, temperature=0))
         os.kill(engine._child.process.pid, signal.SIGKILL)
         assert await text(engine, await request_for(engine, "again", temperature=0)) == expected
-        assert kernel in maps_of(engine._child.process.pid)
+        assert str(kernel) in maps_of(engine._child.process.pid)
     async with running_llama(attention=LLAMA_CPP) as engine:
-        assert kernel not in maps_of(engine._child.process.pid)
+        assert str(kernel) not in maps_of(engine._child.process.pid)
 
 
 async def test_without_a_kernel_attention_stays_llama_cpps(running_llama, monkeypatch, caplog):

@@ -56,7 +56,7 @@ def refusal(system: str, machine: str, flags: Set[str], version: str | None) -> 
     return None
 
 
-def library(environ: Mapping[str, str]) -> Path:
+def kernel_file(environ: Mapping[str, str]) -> Path:
     """The file that the kernel for this machine is in, once it is built.
 
     Another processor, another llama.cpp or another source is another file.
@@ -105,7 +105,7 @@ def build(environ: Mapping[str, str] = os.environ) -> Path:
             others could put another file in its place.
     """
     try:
-        path = library(environ)
+        path = kernel_file(environ)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _refuse_open(path.parent)
         if not path.exists():

@@ -287,8 +287,8 @@ inline void attend(
         for (int i = 0; i < heads.key_size; i += width) store(to + i, multiply(load(from + i), factor));
     }
 
-    // Calls `part` for a few cells of a portion, with the queries that have them and how many cells
-    // each row has had before.
+    // Calls `part` for a few cells of a portion and some of the queries that have them, with where the
+    // scores of these begin: behind those of the cells that each row has had before.
     const auto walk = [&](auto part) {
         int64_t before[most_rows] = {};
         for (const auto & portion : scratch.portions.list) {
@@ -299,28 +299,28 @@ inline void attend(
             }
             for (size_t at = portion.begin; at < portion.end; at += cells_at_once) {
                 const int many = (int) std::min<size_t>(cells_at_once, portion.end - at);
-                part(&scratch.portions.cells[at], many, chosen, count, before);
+                in_parts(count, [&](auto queries_of, int first) {
+                    float * to[decltype(queries_of)::value];
+                    for (int i = 0; i < queries_of; ++i) {
+                        const int q = chosen[first + i];
+                        to[i] = &scratch.scores[q * room + before[q / group]];
+                    }
+                    part(queries_of, chosen + first, &scratch.portions.cells[at], many, to);
+                });
                 for (int r = 0; r < rows; ++r) before[r] += portion.rows >> r & 1 ? many : 0;
             }
         }
     };
 
-    walk([&](const int32_t * cells, int many, const int * chosen, int count, const int64_t * before) {
-        in_parts(count, [&](auto width_of, int first) {
-            constexpr int QUERIES = decltype(width_of)::value;
-            const float * from[QUERIES];
-            float * to[QUERIES];
-            for (int i = 0; i < QUERIES; ++i) {
-                const int q = chosen[first + i];
-                from[i] = &scratch.queries[(size_t) q * heads.key_size];
-                to[i] = &scratch.scores[q * room + before[q / group]];
-            }
-            score<QUERIES>(from, heads.keys, heads.key_stride, cells, many, heads.key_size, to);
-            for (int i = 0; i < QUERIES && scratch.portions.weighted; ++i) {
-                const Half * mask = masks[chosen[first + i] / group];
-                for (int c = 0; c < many; ++c) to[i][c] += _cvtsh_ss(mask[cells[c]]);
-            }
-        });
+    walk([&](auto queries_of, const int * chosen, const int32_t * cells, int many, float * const * scores) {
+        constexpr int QUERIES = decltype(queries_of)::value;
+        const float * from[QUERIES];
+        for (int i = 0; i < QUERIES; ++i) from[i] = &scratch.queries[(size_t) chosen[i] * heads.key_size];
+        score<QUERIES>(from, heads.keys, heads.key_stride, cells, many, heads.key_size, scores);
+        for (int i = 0; i < QUERIES && scratch.portions.weighted; ++i) {
+            const Half * mask = masks[chosen[i] / group];
+            for (int c = 0; c < many; ++c) scores[i][c] += _cvtsh_ss(mask[cells[c]]);
+        }
     });
 
     float sums_of_weights[most_rows * most_group];
@@ -328,18 +328,11 @@ inline void attend(
         sums_of_weights[q] = softmax(&scratch.scores[q * room], seen[q / group]);
     }
 
-    walk([&](const int32_t * cells, int many, const int * chosen, int count, const int64_t * before) {
-        in_parts(count, [&](auto width_of, int first) {
-            constexpr int QUERIES = decltype(width_of)::value;
-            const float * from[QUERIES];
-            float * to[QUERIES];
-            for (int i = 0; i < QUERIES; ++i) {
-                const int q = chosen[first + i];
-                from[i] = &scratch.scores[q * room + before[q / group]];
-                to[i] = &scratch.outputs[(size_t) q * heads.value_size];
-            }
-            weigh<QUERIES>(from, heads.values, heads.value_stride, cells, many, heads.value_size, to);
-        });
+    walk([&](auto queries_of, const int * chosen, const int32_t * cells, int many, float * const * weights) {
+        constexpr int QUERIES = decltype(queries_of)::value;
+        float * to[QUERIES];
+        for (int i = 0; i < QUERIES; ++i) to[i] = &scratch.outputs[(size_t) chosen[i] * heads.value_size];
+        weigh<QUERIES>(weights, heads.values, heads.value_stride, cells, many, heads.value_size, to);
     });
 
     for (int q = 0; q < all_queries; ++q) {
