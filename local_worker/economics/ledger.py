@@ -49,6 +49,9 @@ LOCK_SECONDS = 0.5
 OPEN_SECONDS = 10.0
 """How long a start waits for another one that makes the file."""
 
+RETRY_SECONDS = 0.02
+"""Between two tries to make it."""
+
 LAST_TRIES = 10
 """To write what is left at the end, before it is dropped."""
 
@@ -159,13 +162,22 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
 
 
 def _check(connection: sqlite3.Connection, path: Path, *, write: bool) -> None:
-    if _is_new(connection, path) and write:
-        connection.execute(f"PRAGMA busy_timeout = {int(OPEN_SECONDS * 1000)}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        with _transaction(connection):
-            if _is_new(connection, path):  # nobody else has made it meanwhile
-                _create(connection)
-        connection.execute(f"PRAGMA busy_timeout = {int(LOCK_SECONDS * 1000)}")
+    if not (_is_new(connection, path) and write):
+        return
+    deadline = time.monotonic() + OPEN_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            with _transaction(connection):
+                if _is_new(connection, path):  # nobody else has made it meanwhile
+                    _create(connection)
+        except sqlite3.OperationalError as error:
+            # To those who change the journal at once SQLite says so without waiting for anybody.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_SECONDS)
+        else:
+            return
 
 
 def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
