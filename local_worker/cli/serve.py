@@ -89,8 +89,8 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--kv-layout", choices=("auto", "unified"), default="auto",
         help="llama.cpp: KV cells that sequences share, or, where attention is llama.cpp's and "
         "prompts turn out to share nothing, cells of their own (default: %(default)s)")  # fmt: skip
-    add("--attention", choices=(OWN, LLAMA_CPP), default=OWN,
-        help="llama.cpp on x86 processors: whose attention is computed, this project's or "
+    add("--kernels", choices=(OWN, LLAMA_CPP), default=OWN,
+        help="llama.cpp on x86 processors: who computes attention and products, this project or "
         "llama.cpp's (default: %(default)s)")  # fmt: skip
     add("--pin-prefix", type=Path, action="append", default=[], metavar="FILE",
         help="llama.cpp: a system prompt (text), or messages (.json), to compute at start and "
@@ -308,7 +308,7 @@ def _overrides(options: argparse.Namespace) -> Overrides:
         cache_dir=None if options.cache_dir is None else options.cache_dir.expanduser().resolve(),
         max_kept_bytes=_kept_bytes(options),
         kv_layout=options.kv_layout,
-        attention=options.attention,
+        kernels=options.kernels,
         prompt_lookup=options.prompt_lookup == "on",
         engine=options.engine,
         vllm=VllmWish(

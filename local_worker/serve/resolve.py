@@ -155,7 +155,7 @@ class Resolver:
             or max(MIN_TOKENS_PER_STEP, chosen.max_num_seqs),
             target_itl=overrides.target_itl,
             kv_layout=overrides.kv_layout,
-            attention=overrides.attention,
+            kernels=overrides.kernels,
             prompt_lookup=overrides.prompt_lookup,
             max_kept_bytes=self._kept_bytes(overrides),
             cache_dir=None if overrides.cache_dir is None else str(overrides.cache_dir),

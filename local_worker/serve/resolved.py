@@ -54,7 +54,7 @@ class Overrides:
     cache_dir: Path | None = None
     max_kept_bytes: int | None = None
     kv_layout: str = "auto"
-    attention: str = OWN
+    kernels: str = OWN
     prompt_lookup: bool = True
     engine: EngineName | None = None
     vllm: VllmWish = field(default_factory=VllmWish)

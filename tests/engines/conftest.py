@@ -7,9 +7,9 @@ import pytest
 
 from local_worker.demo import gguf_path
 from local_worker.engines.fake import FakeEngine
-from local_worker.engines.llama_cpp.attention.build import UnavailableError, build
 from local_worker.engines.llama_cpp.config import LlamaConfig
 from local_worker.engines.llama_cpp.engine import LlamaCppEngine
+from local_worker.engines.llama_cpp.kernels.build import UnavailableError, build
 from local_worker.engines.vllm.config import VllmConfig
 from local_worker.engines.vllm.engine import VllmEngine
 
@@ -24,7 +24,7 @@ def llama_config(path, **changes):
 
 @pytest.fixture(scope="session")
 def kernel():
-    """The file of the attention that llama.cpp's process has on this machine."""
+    """The file of the kernels that llama.cpp's process has on this machine."""
     try:
         return build()
     except UnavailableError as error:

@@ -8,7 +8,7 @@ sequence   one request's tokens and counts (pure)
 sampling   logits row -> token
 binding    the only place that calls the native library
 native     that library, with what is put into it
-attention  what is put into it on x86 processors
+kernels  what is put into it on x86 processors
 
 loop:  drain commands -> plan = scheduler.plan() -> run(plan) -> apply(plan) -> one message
 """

@@ -17,7 +17,7 @@ import numpy as np
 from local_worker.engines.llama_cpp.batch import Batch, Row
 from local_worker.engines.llama_cpp.layout import Layout, slot_cells
 from local_worker.engines.llama_cpp.lookup import MOST_GUESSES
-from local_worker.engines.llama_cpp.native import lib, own_attention, times_own_attention
+from local_worker.engines.llama_cpp.native import computed, lib, own_kernels
 from local_worker.engines.llama_cpp.native_log import NativeLog
 from local_worker.engines.llama_cpp.placement import expert_overrides
 from local_worker.engines.llama_cpp.prefix_cache import Cut, Share
@@ -61,7 +61,8 @@ class Llama:
 
     Attributes:
         passes_over_cells: whether a row takes next to no time over cells that it does not see:
-            where attention is this project's (benchmarks/results/attention.md).
+            where attention is this project's (benchmarks/results/kernels.md).
+        own_products: whether products are this project's.
 
     Raises:
         NativeError: the file cannot be loaded or the context not made.
@@ -89,16 +90,17 @@ class Llama:
             i for i in range(self.vocab_size) if lib.llama_vocab_is_eog(self._vocab, i)
         )
         self.end_id_array = np.fromiter(self.end_ids, np.int64)
-        self.passes_over_cells = self._tries_attention()
+        self.passes_over_cells, self.own_products = self._try_kernels()
 
-    def _tries_attention(self) -> bool:
-        """Whose it is depends on the model, too: one token shows it."""
-        if not own_attention:
-            return False
-        before = times_own_attention()
+    def _try_kernels(self) -> tuple[bool, bool]:
+        """Whether attention and products are ours depends on the model, too: one token shows it."""
+        if not own_kernels:
+            return False, False
+        before = computed()
         self.decode([Row(0, 0, 0, logits=True)])
         self.arrange([Cut(0)])
-        return times_own_attention() > before
+        attentions, products = computed()
+        return attentions > before[0], products > before[1]
 
     def _load(self, config: LlamaConfig) -> Handle:
         params = lib.llama_model_default_params()

@@ -17,7 +17,7 @@ class LlamaConfig:
         max_model_len: prompt and output of one request at the most.
         max_num_seqs: sequences alive at a time.
         kv_layout: `unified` for cells that sequences share, or `auto` for cells of their own where
-            prompts turn out to share nothing and attention is not `own`.
+            prompts turn out to share nothing and kernels are not `own`.
         cache_slots: prefixes kept beside them; 0 keeps none.
         cheap_cells: that those may hold without slowing every step down noticeably.
         max_kept_bytes: of prefixes that were taken out of the KV cells: in main memory, or in
@@ -28,7 +28,8 @@ class LlamaConfig:
             None is a multiple of the measured decode step, 0 sets no limit.
         threads: for decoding and prompt chunks alike.
         prompt_lookup: whether tokens are guessed from what was there before.
-        attention: `own`, this project's where there is one for the processor, or `llama.cpp`.
+        kernels: what computes attention and products: `own`, this project's where they are for
+            the processor, or `llama.cpp`.
         kv_type: of the KV cells, `f16` or `q8_0`.
         gpu_layers: layers on the GPU; -1 is all.
         cpu_moe_layers: layers whose experts stay on the CPU all the same.
@@ -48,7 +49,7 @@ class LlamaConfig:
     target_itl: float | None = None
     threads: int = 1
     prompt_lookup: bool = True
-    attention: str = OWN
+    kernels: str = OWN
     kv_type: str = "f16"
     gpu_layers: int = 0
     cpu_moe_layers: int = 0

@@ -8,9 +8,9 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from local_worker.engines.llama_cpp.attention.build import UnavailableError, build
-from local_worker.engines.llama_cpp.attention.hook import KERNEL
 from local_worker.engines.llama_cpp.config import OWN
+from local_worker.engines.llama_cpp.kernels.build import UnavailableError, build
+from local_worker.engines.llama_cpp.kernels.hook import KERNELS
 from local_worker.engines.process.child import Program
 from local_worker.engines.process.engine import ProcessEngine
 
@@ -39,20 +39,20 @@ class LlamaCppEngine(ProcessEngine):
     """
 
     def __init__(self, config: LlamaConfig) -> None:
-        self._wants_kernel = config.attention == OWN and config.gpu_layers == 0
+        self._wants_kernel = config.kernels == OWN and config.gpu_layers == 0
         program = Program(NAME, WORKER, config.model_path, config, environment(os.environ))
         super().__init__(program)
 
     async def launch(self) -> None:
-        """See `ProcessEngine.launch`; builds the attention of this machine, where that is to be."""
+        """See `ProcessEngine.launch`; builds the kernels of this machine, where these are to be."""
         if self._wants_kernel:
             self._wants_kernel = False  # once: a restart has it, or does without
             try:
                 kernel = await asyncio.to_thread(build)
             except UnavailableError as error:
-                log.info("attention stays llama.cpp's: %s", error)
+                log.info("kernels stay llama.cpp's: %s", error)
             else:
-                env = {**self._program.env, KERNEL: str(kernel)}
+                env = {**self._program.env, KERNELS: str(kernel)}
                 self._program = replace(self._program, env=env)
         await super().launch()
 

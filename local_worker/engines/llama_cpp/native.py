@@ -1,6 +1,6 @@
-"""llama.cpp's library, with this project's attention in it where the server has built that.
+"""llama.cpp's library, with this project's kernels in it where the server has built that.
 
-The kernel has to be in the process before the library is: so everybody gets the library from here.
+The kernels have to be in the process before the library is: everybody gets the library from here.
 """
 
 from __future__ import annotations
@@ -9,34 +9,34 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-from local_worker.engines.llama_cpp.attention.hook import KERNEL, Hook
+from local_worker.engines.llama_cpp.kernels.hook import KERNELS, Hook
 
-_HOOK = Hook(Path(os.environ[KERNEL])) if os.environ.get(KERNEL) else None
+_HOOK = Hook(Path(os.environ[KERNELS])) if os.environ.get(KERNELS) else None
 
-from llama_cpp import llama_cpp as lib  # noqa: E402  the kernel comes first
+from llama_cpp import llama_cpp as lib  # noqa: E402  the kernels come first
 
-why_not_own_attention: str | None = None
-"""Why the kernel is not used although it is there."""
+why_not_own_kernels: str | None = None
+"""Why the kernels are not used although they are there."""
 
 if _HOOK is not None:
-    why_not_own_attention = _HOOK.begin()
-    _HOOK.use(used=why_not_own_attention is None)
+    why_not_own_kernels = _HOOK.begin()
+    _HOOK.use(used=why_not_own_kernels is None)
 
-own_attention = _HOOK is not None and why_not_own_attention is None
-"""Whether the kernel computes what it can."""
+own_kernels = _HOOK is not None and why_not_own_kernels is None
+"""Whether the kernels compute what they can."""
 
 __all__ = [
+    "computed",
     "lib",
-    "own_attention",
-    "times_own_attention",
+    "own_kernels",
     "version",
-    "why_not_own_attention",
+    "why_not_own_kernels",
 ]
 
 
-def times_own_attention() -> int:
-    """Attention operations that the kernel has computed in this process."""
-    return 0 if _HOOK is None else _HOOK.times
+def computed() -> tuple[int, int]:
+    """Operations of attention, and products, that the kernels have computed in this process."""
+    return (0, 0) if _HOOK is None else (_HOOK.attentions, _HOOK.products)
 
 
 def version() -> str:

@@ -71,8 +71,9 @@ def _kept_states(config: LlamaConfig, llama: Llama) -> tuple[KeptPrefixes, State
     if config.cache_dir is None:
         memory = MemoryStates()
         return KeptPrefixes(config.max_kept_bytes, whole=whole, fetch=memory.fetch), memory
-    attention = "own" if llama.passes_over_cells else "llama.cpp's"
-    library = f"{native.version()}, {attention} attention"
+    whose = ("llama.cpp's", "own")
+    attention, products = whose[llama.passes_over_cells], whose[llama.own_products]
+    library = f"{native.version()}, {attention} attention, {products} products"
     identity = identity_of(Path(config.model_path), library, config.kv_type)
     files = FileStates(Path(config.cache_dir), identity)
     kept = KeptPrefixes(config.max_kept_bytes, whole=whole, unlent=LONG, fetch=files.fetch)
@@ -127,8 +128,8 @@ def main() -> None:
     except NativeError as error:
         channel.send(messages.StartFailed(str(error)))
         return
-    if native.why_not_own_attention is not None:
-        log.warning("attention stays llama.cpp's: %s", native.why_not_own_attention)
+    if native.why_not_own_kernels is not None:
+        log.warning("kernels stay llama.cpp's: %s", native.why_not_own_kernels)
     try:
         kept, states = _kept_states(config, llama)
     except OSError as error:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from local_worker.engines.llama_cpp.attention.build import UnavailableError
 from local_worker.engines.llama_cpp.config import LLAMA_CPP, LlamaConfig
 from local_worker.engines.llama_cpp.engine import LlamaCppEngine, environment
+from local_worker.engines.llama_cpp.kernels.build import UnavailableError
 from local_worker.errors import EngineDiedError, EngineNotReadyError, EngineStartError
 from local_worker.types import FinishReason, GenerationRequest, PromptSegment, SamplingParams
 
@@ -289,17 +289,17 @@ async def test_every_process_has_the_kernel_that_was_built(running_llama, kernel
         os.kill(engine._child.process.pid, signal.SIGKILL)
         assert await text(engine, await request_for(engine, "again", temperature=0)) == expected
         assert str(kernel) in maps_of(engine._child.process.pid)
-    async with running_llama(attention=LLAMA_CPP) as engine:
+    async with running_llama(kernels=LLAMA_CPP) as engine:
         assert str(kernel) not in maps_of(engine._child.process.pid)
 
 
-async def test_without_a_kernel_attention_stays_llama_cpps(running_llama, monkeypatch, caplog):
+async def test_without_a_compiler_kernels_stay_llama_cpps(running_llama, monkeypatch, caplog):
     def fail():
         raise UnavailableError("there is no C++ compiler (c++)")
 
     monkeypatch.setattr("local_worker.engines.llama_cpp.engine.build", fail)
     caplog.set_level("INFO")
     async with running_llama() as engine:
-        assert "/attention/" not in maps_of(engine._child.process.pid)
+        assert "/kernels/" not in maps_of(engine._child.process.pid)
         assert await text(engine, await request_for(engine))
-    assert "attention stays llama.cpp's: there is no C++ compiler (c++)" in caplog.messages
+    assert "kernels stay llama.cpp's: there is no C++ compiler (c++)" in caplog.messages

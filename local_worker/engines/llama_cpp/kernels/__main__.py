@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from local_worker.engines.llama_cpp.attention.build import UnavailableError, build
+from local_worker.engines.llama_cpp.kernels.build import UnavailableError, build
 
 
 def main() -> None:
-    """Entry point of `python -m local_worker.engines.llama_cpp.attention`."""
+    """Entry point of `python -m local_worker.engines.llama_cpp.kernels`."""
     try:
-        line = f"attention is computed by {build()}"
+        line = f"attention and products are computed by {build()}"
     except UnavailableError as error:
-        line = f"attention stays llama.cpp's own: {error}"
+        line = f"kernels stay llama.cpp's own: {error}"
     sys.stderr.write(f"local-worker: {line}\n")
 
 

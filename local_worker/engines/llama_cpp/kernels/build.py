@@ -22,12 +22,21 @@ if TYPE_CHECKING:
 
 BINDING = "llama-cpp-python"
 VERSIONS = frozenset({"0.3.36"})
-"""Of the binding, with the tensors that hook.cpp knows."""
+"""Of the binding, with the tensors that ggml.hpp knows."""
 
 ELSEWHERE = "LLAMA_CPP_LIB_PATH"
 """With which the binding loads llama.cpp from somewhere else."""
 
-SOURCES = ("vectors.hpp", "kernel.hpp", "hook.cpp", "exports.map")
+SOURCES = (
+    "vectors.hpp",
+    "attention.hpp",
+    "products.hpp",
+    "ggml.hpp",
+    "attention_op.hpp",
+    "products_op.hpp",
+    "hook.cpp",
+    "exports.map",
+)
 NEEDED = frozenset({"avx2", "fma", "f16c"})
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
 COMPILE_SECONDS, CHECK_SECONDS = 120, 120
@@ -78,7 +87,7 @@ def kernel_file(environ: Mapping[str, str]) -> Path:
     key = hashlib.sha256(repr(made_of).encode())
     for source in SOURCES:
         key.update((Path(__file__).parent / source).read_bytes())
-    return cache_file(environ, home).parent / "attention" / f"{key.hexdigest()[:16]}.so"
+    return cache_file(environ, home).parent / "kernels" / f"{key.hexdigest()[:16]}.so"
 
 
 def ggml_library() -> Path:

@@ -1,132 +1,28 @@
-// Takes the place of ggml's attention on the processor, where it is what `kernel.hpp` computes.
+// Takes the place of ggml's attention and matrix products on the processor, where they are what
+// `attention.hpp` and `products.hpp` compute.
 //
-// libggml-cpu.so calls `ggml_compute_forward_flash_attn_ext` through the dynamic linker, which finds
-// this one first when this library was loaded before it, for everybody (RTLD_GLOBAL). All that is
-// known here of ggml is how a tensor and an operation's parameters lie in memory, in the version that
-// `build.py` names; `check.py` compares results with ggml's own before the library is used.
+// libggml-cpu.so calls the functions below through the dynamic linker, which finds these first when this
+// library was loaded before it, for everybody (RTLD_GLOBAL). `check.py` compares results with ggml's own
+// before the library is used.
 
-#include "kernel.hpp"
+#include "attention_op.hpp"
+#include "products_op.hpp"
 
 #include <atomic>
-#include <dlfcn.h>
 
 namespace {
 
-struct Tensor {  // ggml_tensor
-    int type;
-    void * buffer;
-    int64_t ne[4];  // numbers in each dimension
-    size_t nb[4];  // bytes from one to the next
-    int op;
-    int32_t op_params[16];
-    int32_t flags;
-    Tensor * src[10];
-    Tensor * view_src;
-    size_t view_offs;
-    char * data;
-};
+using ggml::functions;
+using ggml::Params;
+using ggml::Tensor;
 
-struct Params {  // ggml_compute_params
-    int ith, nth;  // of the threads that compute the operation, all at once
-};
-
-constexpr int F32 = 0, F16 = 1;
-
-constexpr int64_t most_scores = 1 << 20;  // that a thread holds at a time, where that is possible
-
-using Compute = void (*)(const Params *, Tensor *);
-Compute ggmls_own = nullptr;
 std::atomic<bool> is_used{false};
-std::atomic<int64_t> times_used{0};
+std::atomic<int64_t> attentions{0}, all_products{0};
 
-float parameter(const Tensor * dst, int i) {
-    float value;
-    memcpy(&value, &dst->op_params[i], sizeof value);
-    return value;
-}
+bool used() { return is_used.load(std::memory_order_relaxed); }
 
-// Operations that the kernel does not compute stay ggml's: quantised keys and values, ALiBi, capped
-// scores, sinks, and a mask for each head.
-bool suits(const Tensor * dst) {
-    const Tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2], *mask = dst->src[3];
-    const bool plain = parameter(dst, 1) == 0.0f && parameter(dst, 2) == 0.0f && !dst->src[4];
-    if (!plain || q->type != F32 || k->type != F16 || v->type != F16) return false;
-    if (q->nb[0] != 4 || k->nb[0] != 2 || v->nb[0] != 2 || dst->nb[0] != 4) return false;
-    if (k->ne[0] % attention::width || v->ne[0] % attention::width) return false;
-    if (k->ne[2] != v->ne[2] || k->ne[3] != v->ne[3] || q->ne[2] % k->ne[2]) return false;
-    if (q->ne[3] != k->ne[3] || q->ne[2] / k->ne[2] > attention::most_group) return false;
-    if (mask && (mask->type != F16 || mask->nb[0] != 2 || mask->ne[2] != 1)) return false;
-    return !mask || (mask->ne[0] >= k->ne[1] && q->ne[3] % mask->ne[3] == 0);
-}
-
-// Where part `i` of `parts` of so many begins.
-int64_t begin_of(int64_t i, int64_t parts, int64_t many) { return many * i / parts; }
-
-// Some rows, in some key-value heads and some of the query heads that share them: as much as threads
-// take at a time. Pieces are of alike size, and threads take turns.
-struct Pieces {
-    int64_t blocks, streams, of_heads, of_group;
-
-    Pieces(const Tensor * q, const Tensor * k, int threads) {
-        blocks = (q->ne[1] + attention::most_rows - 1) / attention::most_rows;
-        streams = q->ne[3];
-        of_heads = std::clamp<int64_t>((8 * threads - 1) / (blocks * streams) + 1, 1, k->ne[2]);
-        // Heads that share keys are apart only where threads would have nothing to do.
-        const int64_t enough = blocks * streams * of_heads;
-        of_group = std::clamp<int64_t>((threads + enough - 1) / enough, 1, q->ne[2] / k->ne[2]);
-    }
-
-    int64_t count() const { return blocks * streams * of_heads * of_group; }
-};
-
-void compute_piece(const Tensor * dst, const Pieces & pieces, int64_t piece, attention::Scratch & scratch) {
-    using namespace attention;
-    const Tensor *q = dst->src[0], *k = dst->src[1], *v = dst->src[2], *mask = dst->src[3];
-    const int64_t heads = k->ne[2], group = q->ne[2] / heads;
-    const int64_t of_group = piece % pieces.of_group, of_heads = piece / pieces.of_group % pieces.of_heads;
-    const int64_t block = piece / pieces.of_group / pieces.of_heads, stream = block / pieces.blocks;
-    const int64_t first = block % pieces.blocks * most_rows;
-    const int count = (int) std::min<int64_t>(most_rows, q->ne[1] - first);
-    const int64_t from = begin_of(of_group, pieces.of_group, group);
-    const int64_t to = begin_of(of_group + 1, pieces.of_group, group);
-
-    const Half * masks[most_rows] = {};
-    for (int r = 0; r < count && mask; ++r) {
-        masks[r] = (const Half *) (mask->data + (first + r) * mask->nb[1] + stream % mask->ne[3] * mask->nb[3]);
-    }
-    // With many cells, fewer queries at a time.
-    const int64_t at_once = std::max<int64_t>(1, most_scores / k->ne[1]);
-    const int rows = at_once >= count * (to - from) ? count : 1;
-    const int64_t of_query_heads = std::min(to - from, std::max<int64_t>(1, at_once / rows));
-    Heads one{nullptr, nullptr, k->nb[1], v->nb[1], (int) k->ne[0], (int) v->ne[0], 0};
-    const int64_t last = begin_of(of_heads + 1, pieces.of_heads, heads);
-    for (int r = 0; r < count; r += rows) {
-        scratch.portions.find(masks + r, rows, k->ne[1]);
-        for (int64_t head = begin_of(of_heads, pieces.of_heads, heads); head < last; ++head) {
-            one.keys = k->data + head * k->nb[2] + stream * k->nb[3];
-            one.values = v->data + head * v->nb[2] + stream * v->nb[3];
-            for (int64_t g = from; g < to; g += one.group) {
-                one.group = (int) std::min(of_query_heads, to - g);
-                const float * queries[most_rows];
-                float * outputs[most_rows];
-                for (int i = 0; i < rows; ++i) {
-                    const int64_t row = first + r + i, at = head * group + g;
-                    queries[i] = (const float *) (q->data + row * q->nb[1] + at * q->nb[2] + stream * q->nb[3]);
-                    outputs[i] = (float *) (dst->data + ((stream * dst->ne[2] + row) * dst->ne[1] + at) * dst->nb[1]);
-                }
-                attend(one, rows, queries, q->nb[2] / sizeof(float), parameter(dst, 0), masks + r, outputs,
-                       dst->nb[1] / sizeof(float), scratch);
-            }
-        }
-    }
-}
-
-void compute(const Params * params, const Tensor * dst) {
-    thread_local attention::Scratch scratch;
-    const Pieces pieces(dst->src[0], dst->src[1], params->nth);
-    for (int64_t piece = params->ith; piece < pieces.count(); piece += params->nth) {
-        compute_piece(dst, pieces, piece, scratch);
-    }
+void count(const Params * params, std::atomic<int64_t> & times) {
+    if (params->ith == 0) times.fetch_add(1, std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -136,24 +32,41 @@ extern "C" {
 // Finds ggml's own: to be called after that library was loaded, before anything is computed.
 //
 // The name is that of the library. Returns the file that it is in, or null where there is none.
-const char * local_worker_attention_begin(const char * name) {
+const char * local_worker_kernels_begin(const char * name) {
     void * library = dlopen(name, RTLD_LAZY | RTLD_NOLOAD);
-    void * found = library ? dlsym(library, "ggml_compute_forward_flash_attn_ext") : nullptr;
     Dl_info info;
-    if (!found || !dladdr(found, &info)) return nullptr;
-    ggmls_own = (Compute) found;
+    if (!library || !functions.find(library) || !dladdr((void *) functions.attention, &info)) return nullptr;
     return info.dli_fname;
 }
 
-void local_worker_attention_use(bool used) { is_used = used; }
+void local_worker_kernels_use(bool used) { is_used = used; }
+
+// Whether there are products for this processor.
+bool local_worker_kernels_multiply() { return products::exist; }
 
 // Operations computed here, so far.
-int64_t local_worker_attention_times() { return times_used; }
+int64_t local_worker_kernels_attentions() { return attentions; }
+int64_t local_worker_kernels_products() { return all_products; }
 
 void ggml_compute_forward_flash_attn_ext(const Params * params, Tensor * dst) {
-    if (!is_used.load(std::memory_order_relaxed) || !suits(dst)) return ggmls_own(params, dst);
-    if (params->ith == 0) times_used.fetch_add(1, std::memory_order_relaxed);
-    compute(params, dst);
+    if (!used() || !attention::suits(dst)) return functions.attention(params, dst);
+    count(params, attentions);
+    attention::compute(params, dst);
+}
+
+// Which ggml asks first, for each operation.
+bool ggml_cpu_extra_compute_forward(Params * params, Tensor * op) {
+    const auto format = used() && !params->use_ref ? products::suits(op) : products::Format::none;
+    if (format == products::Format::none) return functions.extra(params, op);
+    count(params, all_products);
+    products::compute(params, op, format);
+    return true;
+}
+
+bool ggml_cpu_extra_work_size(int threads, const Tensor * op, size_t * size) {
+    if (!used() || products::suits(op) == products::Format::none) return functions.extra_work(threads, op, size);
+    *size = products::Work::bytes(op);
+    return true;
 }
 
 }

@@ -1,14 +1,14 @@
-"""The compiled kernel in this process: found, and put before llama.cpp's own attention."""
+"""The compiled kernel in this process: found, and put before llama.cpp's own."""
 
 from __future__ import annotations
 
 import ctypes
 from pathlib import Path
 
-from local_worker.engines.llama_cpp.attention.build import ggml_library
+from local_worker.engines.llama_cpp.kernels.build import ggml_library
 
-KERNEL = "LOCAL_WORKER_ATTENTION"
-"""Tells the engine process which file it is to load; without it, attention is llama.cpp's."""
+KERNELS = "LOCAL_WORKER_KERNELS"
+"""Tells the engine process which file it is to load; without it, all are llama.cpp's."""
 
 
 class Hook:
@@ -26,8 +26,10 @@ class Hook:
 
     def __init__(self, path: Path) -> None:
         self._native = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-        self._native.local_worker_attention_begin.restype = ctypes.c_char_p
-        self._native.local_worker_attention_times.restype = ctypes.c_int64
+        self._native.local_worker_kernels_begin.restype = ctypes.c_char_p
+        self._native.local_worker_kernels_multiply.restype = ctypes.c_bool
+        for name in ("attentions", "products"):
+            getattr(self._native, f"local_worker_kernels_{name}").restype = ctypes.c_int64
 
     def begin(self) -> str | None:
         """Finds llama.cpp's own, which is loaded by now, and which is to be begun with.
@@ -40,17 +42,27 @@ class Hook:
             ImportError: there is none, and this one is already in its place.
         """
         wanted = ggml_library()
-        found = self._native.local_worker_attention_begin(wanted.name.encode())
+        found = self._native.local_worker_kernels_begin(wanted.name.encode())
         if found is None:
             raise ImportError(f"{wanted.name} is not loaded, or not as it was compiled")
         path = Path(found.decode())
         return None if path.samefile(wanted) else f"{path} was loaded instead of {wanted}"
 
+    @property
+    def multiplies(self) -> bool:
+        """Whether it has products for this processor, besides attention."""
+        return bool(self._native.local_worker_kernels_multiply())
+
     def use(self, *, used: bool) -> None:
         """Whether operations that it can compute are its own; while nothing is being computed."""
-        self._native.local_worker_attention_use(used)
+        self._native.local_worker_kernels_use(used)
 
     @property
-    def times(self) -> int:
-        """Operations that it has computed."""
-        return int(self._native.local_worker_attention_times())
+    def attentions(self) -> int:
+        """Operations of attention that it has computed."""
+        return int(self._native.local_worker_kernels_attentions())
+
+    @property
+    def products(self) -> int:
+        """Matrix products that it has computed."""
+        return int(self._native.local_worker_kernels_products())

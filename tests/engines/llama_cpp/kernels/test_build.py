@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from local_worker.engines.llama_cpp.attention import build as built
-from local_worker.engines.llama_cpp.attention.build import NEEDED, UnavailableError, build, refusal
+from local_worker.engines.llama_cpp.kernels import build as built
+from local_worker.engines.llama_cpp.kernels.build import NEEDED, UnavailableError, build, refusal
 
 VERSION = "0.3.36"
 
@@ -60,21 +60,28 @@ import pathlib, subprocess, sys
 arguments = sys.argv[1:]
 at = next(i for i, argument in enumerate(arguments) if argument.endswith("hook.cpp"))
 for source in pathlib.Path(arguments[at]).parent.glob("*.[hc]pp"):
-    text = source.read_text().replace("1.0f / sums_of_weights", "1.1f / sums_of_weights")
+    text = source.read_text().replace("{right}", "{wrong}")
     pathlib.Path("{folder}", source.name).write_text(text)
 arguments[at] = "{folder}/hook.cpp"
 sys.exit(subprocess.call(["c++", *arguments]))
 """
 
 
-def test_nothing_is_left_of_a_kernel_that_is_wrong(environ, tmp_path):
-    """This compiler makes all results a tenth too large."""
+@pytest.mark.parametrize(
+    ("right", "wrong", "operation"),
+    [
+        ("1.0f / sums_of_weights", "1.1f / sums_of_weights", "Shape"),
+        ("most / 127.0f", "most / 126.0f", "Product"),
+    ],
+)
+def test_nothing_is_left_of_a_kernel_that_is_wrong(environ, tmp_path, right, wrong, operation):
+    """This compiler makes all results of one kind a little too large."""
     compiler = tmp_path / "c++"
-    compiler.write_text(COMPILER.format(python=sys.executable, folder=tmp_path))
+    script = COMPILER.format(python=sys.executable, folder=tmp_path, right=right, wrong=wrong)
+    compiler.write_text(script)
     compiler.chmod(0o755)
-    with pytest.raises(
-        UnavailableError, match=r"its results are not llama\.cpp's: .* off for Shape"
-    ):
+    said = rf"its results are not llama\.cpp's: .* off for {operation}"
+    with pytest.raises(UnavailableError, match=said):
         build({**environ, "CXX": str(compiler)})
     assert not list(tmp_path.rglob("*.so"))
 
@@ -115,7 +122,7 @@ def test_a_llama_cpp_from_elsewhere_keeps_its_own(environ, tmp_path):
         build({**environ, "LLAMA_CPP_LIB_PATH": str(tmp_path)})
 
 
-def test_nothing_but_the_hook_is_to_be_seen_from_outside(environ):
+def test_nothing_but_the_hooks_is_to_be_seen_from_outside(environ):
     """llama.cpp has the same templates of the standard library, and is to take its own."""
     names = subprocess.run(
         ["nm", "-D", "--defined-only", "-g", str(build(environ))],
@@ -126,7 +133,11 @@ def test_nothing_but_the_hook_is_to_be_seen_from_outside(environ):
     found = {line.split()[-1] for line in names.splitlines()}
     assert found == {
         "ggml_compute_forward_flash_attn_ext",
-        "local_worker_attention_begin",
-        "local_worker_attention_times",
-        "local_worker_attention_use",
+        "ggml_cpu_extra_compute_forward",
+        "ggml_cpu_extra_work_size",
+        "local_worker_kernels_attentions",
+        "local_worker_kernels_begin",
+        "local_worker_kernels_multiply",
+        "local_worker_kernels_products",
+        "local_worker_kernels_use",
     }

@@ -6,12 +6,12 @@ import os
 import subprocess
 import sys
 
-from local_worker.engines.llama_cpp.attention.build import ggml_library
-from local_worker.engines.llama_cpp.attention.hook import KERNEL
+from local_worker.engines.llama_cpp.kernels.build import ggml_library
+from local_worker.engines.llama_cpp.kernels.hook import KERNELS
 
 SCRIPT = """
 from local_worker.engines.llama_cpp import native
-print(native.own_attention, native.why_not_own_attention)
+print(native.own_kernels, native.why_not_own_kernels)
 """
 
 
@@ -29,17 +29,17 @@ def said(**environ):
 
 
 def test_it_is_used_where_the_server_names_it(kernel):
-    assert said(**{KERNEL: str(kernel)}) == "True None"
+    assert said(**{KERNELS: str(kernel)}) == "True None"
 
 
 def test_it_is_not_used_where_nobody_does():
-    assert said(**{KERNEL: ""}) == "False None"
+    assert said(**{KERNELS: ""}) == "False None"
 
 
 def test_another_llama_cpp_than_it_was_checked_with_keeps_its_own(kernel, tmp_path):
     """`LD_LIBRARY_PATH` of a llama.cpp that was compiled elsewhere has that loaded into ours."""
     library = ggml_library()
     (tmp_path / library.name).write_bytes(library.read_bytes())
-    answer = said(**{KERNEL: str(kernel), "LD_LIBRARY_PATH": str(tmp_path)})
+    answer = said(**{KERNELS: str(kernel), "LD_LIBRARY_PATH": str(tmp_path)})
     assert answer.startswith("False ")
     assert "was loaded instead of" in answer
