@@ -30,6 +30,7 @@ ELSEWHERE = "LLAMA_CPP_LIB_PATH"
 SOURCES = (
     "vectors.hpp",
     "attention.hpp",
+    "formats.hpp",
     "products.hpp",
     "ggml.hpp",
     "attention_op.hpp",

@@ -55,7 +55,12 @@ class Product:
 PRODUCTS = (
     *(
         Product(kind, rows, count, size)
-        for kind, count, size in ((Q4_0, 88, 96), (Q4_K, 72, 512), (Q6_K, 37, 256), (Q8_0, 51, 192))
+        for kind, count, size in (
+            (Q4_0, 88, 192),
+            (Q4_K, 72, 512),
+            (Q6_K, 37, 256),
+            (Q8_0, 51, 192),
+        )
         for rows in (1, 2, 3, 4, 5, 6, 7, 8, 21)
     ),
     Product(Q4_0, 5, 4096, 64),

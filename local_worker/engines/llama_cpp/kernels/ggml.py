@@ -22,7 +22,7 @@ F32, F16, Q4_0, Q8_0, Q4_K, Q6_K, I32 = 0, 1, 2, 8, 12, 14, 26
 
 _TYPES = {np.dtype(np.float32): F32, np.dtype(np.float16): F16, np.dtype(np.int32): I32}
 _ROOM = 32 << 20
-"""Bytes for results, what threads work in, and the graph itself."""
+"""Bytes for results and for the graph itself."""
 
 
 class _Init(ctypes.Structure):
@@ -61,11 +61,14 @@ class Ggml:
             ),
             ("ggml_backend_alloc_ctx_tensors_from_buft", pointer, [pointer] * 2),
             ("ggml_backend_buffer_free", None, [pointer]),
+            ("ggml_backend_graph_compute", ctypes.c_int, [pointer] * 2),
             ("ggml_backend_tensor_set", None, [*[pointer] * 2, *[ctypes.c_size_t] * 2]),
         ):
             function = getattr(self.base, name)
             function.restype, function.argtypes = result, arguments
-        self.cpu.ggml_graph_compute_with_ctx.argtypes = [pointer, pointer, ctypes.c_int]
+        self.cpu.ggml_backend_cpu_init.restype = pointer
+        self.cpu.ggml_backend_cpu_set_n_threads.argtypes = [pointer, ctypes.c_int]
+        self._backend = self.cpu.ggml_backend_cpu_init()  # for as long as the process lasts
         self._silent = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, pointer)(_nothing)
         self.base.ggml_log_set(self._silent, None)
         self._repacked = self.cpu._Z35ggml_backend_cpu_repack_buffer_typev  # noqa: SLF001 - no C name
@@ -99,6 +102,16 @@ class Ggml:
         finally:
             self.base.ggml_backend_buffer_free(buffer)
             self.base.ggml_free(context)
+
+    def compute(self, graph: int, threads: int) -> None:
+        """Computes a graph, as llama.cpp would.
+
+        Raises:
+            RuntimeError: it says that it could not.
+        """
+        self.cpu.ggml_backend_cpu_set_n_threads(self._backend, threads)
+        if self.base.ggml_backend_graph_compute(self._backend, graph):
+            raise RuntimeError("ggml cannot compute this")
 
     def quantised(self, kind: int, weights: Array) -> Array:
         """Bytes of weights, as in a file. Their rows are the last dimension."""
@@ -141,7 +154,7 @@ class Graph:
         base.ggml_build_forward_expand(graph, result)
 
         def compute(threads: int) -> Array:
-            self._ggml.cpu.ggml_graph_compute_with_ctx(self._context, graph, threads)
+            self._ggml.compute(graph, threads)
             out = np.empty(shape, np.float32)
             ctypes.memmove(out.ctypes.data, base.ggml_get_data(result), out.nbytes)
             return out

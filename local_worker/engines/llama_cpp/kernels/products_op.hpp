@@ -9,11 +9,12 @@ namespace products {
 using ggml::Params;
 using ggml::Tensor;
 
-constexpr int64_t most_weights = 64;  // rows of weights that a thread takes at a time
+constexpr int64_t most_weights = 512;  // rows of weights that a thread takes at a time
 
 inline Format format_of(const Tensor * weights) {
     const bool repacked = weights->extra != nullptr;
-    if (repacked && ggml::functions.type_of(weights->buffer) != ggml::functions.repacked_type()) return Format::none;
+    const auto & known = ggml::functions;
+    if (repacked && known.type_of(weights->buffer) != known.repacked_type()) return Format::none;
     switch (weights->type) {
         case ggml::Q4_0: return repacked ? Format::q4_0_by_eight : Format::none;
         case ggml::Q4_K: return repacked ? Format::q4_k_by_eight : Format::none;
@@ -36,14 +37,15 @@ inline Format suits(const Tensor * op) {
     const Layout layout = layout_of(format);
     const int64_t size = weights->ne[0];
     if (format == Format::none || rows->type != ggml::F32 || op->type != ggml::F32) return Format::none;
-    if (size % layout.size_of || weights->ne[1] % layout.together) return Format::none;
+    if (size % layout.numbers || weights->ne[1] % layout.together) return Format::none;
     if (weights->nb[1] != (size_t) (size / layout.numbers * layout.bytes)) return Format::none;
     if (weights->ne[3] != 1 || !is_flat(rows) || !is_flat(op)) return Format::none;
     if (op->op == ggml::MUL_MAT) {  // its second parameter says that the weights have another meaning
         return weights->ne[2] == 1 && op->op_params[1] == 0 ? format : Format::none;
     }
     const Tensor * ids = op->src[2];
-    return ids->type == ggml::I32 && ids->ne[2] == 1 && ids->ne[3] == 1 && rows->ne[3] == 1 ? format : Format::none;
+    const bool is_plain = ids->ne[2] == 1 && ids->ne[3] == 1 && rows->ne[3] == 1;
+    return ids->type == ggml::I32 && is_plain ? format : Format::none;
 }
 
 // Which expert has which rows of activations, and where their results go.
@@ -56,7 +58,7 @@ struct Work {
     int64_t size, rows, blocks, experts;
     int8_t * numbers;  // [rows][size]
     float * scales;  // [rows][blocks]
-    int32_t * sums;
+    int32_t * sums;  // [rows][blocks][2]
     Chosen * chosen;  // expert by expert
     int32_t * begins;  // of each expert's, and the end
 
@@ -69,7 +71,7 @@ struct Work {
         numbers = (int8_t *) (((uintptr_t) memory + line - 1) / line * line);
         scales = (float *) (numbers + rows * size);
         sums = (int32_t *) (scales + rows * blocks);
-        chosen = (Chosen *) (sums + rows * blocks);
+        chosen = (Chosen *) (sums + 2 * rows * blocks);
         begins = (int32_t *) (chosen + (ids ? ids->ne[0] * ids->ne[1] : 0));
     }
 
@@ -78,21 +80,20 @@ struct Work {
         return (uintptr_t) (work.begins + work.experts + 1) + line;
     }
 
-    Row row(int64_t i) const { return {numbers + i * size, scales + i * blocks, sums + i * blocks}; }
+    Row row(int64_t i) const { return {numbers + i * size, scales + i * blocks, sums + 2 * i * blocks}; }
 
   private:
     static constexpr uintptr_t line = 64;  // loads of whole registers are to be of whole lines
 };
 
 // The thread's share of all activations.
-inline void quantise_share(const Params * params, const Tensor * from, const Work & work) {
-    const int64_t all = work.rows * work.blocks;
-    const int64_t end = all * (params->ith + 1) / params->nth;
+inline void quantise_share(const Params * params, const Tensor * from, Format format, const Work & work) {
+    const int64_t all = work.rows * work.blocks, end = all * (params->ith + 1) / params->nth;
     for (int64_t at = all * params->ith / params->nth; at < end;) {
-        const int64_t row = at / work.blocks, in_row = at % work.blocks;
-        const int64_t many = std::min(work.blocks - in_row, end - at);
-        const float * numbers = (const float *) (from->data + row * from->nb[1]) + in_row * block;
-        quantise(numbers, many, work.numbers + at * block, work.scales + at, work.sums + at);
+        const int64_t row = at / work.blocks, first = at % work.blocks;
+        const int64_t many = std::min(work.blocks - first, end - at);
+        const float * numbers = (const float *) (from->data + row * from->nb[1]) + first * block;
+        quantise(format, numbers, many, work.numbers + at * block, work.scales + at, work.sums + 2 * at);
         at += many;
     }
 }
@@ -117,26 +118,26 @@ inline void choose(const Tensor * ids, const Work & work) {
     begins[0] = 0;
 }
 
-// Some rows of weights, with `count` rows of activations: `part(i)` says which, and where results go.
+// Some rows of weights, with `many` rows of activations: `part(i, output)` says which, and where to.
 template <typename Part>
-inline void multiply_all(
-    Format format, const Tensor * weights, const char * data, int64_t first, int64_t last, int64_t count, Part part) {
-    for (int64_t at = 0; at < count; at += most_rows) {
-        const int many = (int) std::min<int64_t>(most_rows, count - at);
-        Row rows[most_rows];
-        float * outputs[most_rows];
-        for (int i = 0; i < many; ++i) {
-            rows[i] = part(at + i, outputs[i]);
-            outputs[i] += first;
-        }
-        multiply(format, data + first * weights->nb[1], last - first, weights->ne[0], rows, many, outputs);
+inline void multiply_piece(Task task, int64_t first, Part part) {
+    thread_local std::vector<Row> rows;
+    thread_local std::vector<float *> outputs;
+    rows.resize(task.many);
+    outputs.resize(task.many);
+    for (int64_t i = 0; i < task.many; ++i) {
+        rows[i] = part(i, outputs[i]);
+        outputs[i] += first;
     }
+    task.rows = rows.data();
+    task.outputs = outputs.data();
+    multiply(task);
 }
 
 inline void compute(const Params * params, const Tensor * op, Format format) {
     const Tensor * weights = op->src[0];
     const Work work(op, params->wdata);
-    quantise_share(params, op->src[1], work);
+    quantise_share(params, op->src[1], format, work);
     if (params->ith == 0) {
         if (work.experts) choose(op->src[2], work);
         ggml::functions.chunk_set(params->threadpool, params->nth);
@@ -149,18 +150,20 @@ inline void compute(const Params * params, const Tensor * op, Format format) {
     const int64_t all = pieces * std::max<int64_t>(1, work.experts);
     int64_t piece = params->ith;
     for (; piece < all; piece = ggml::functions.chunk_add(params->threadpool, 1)) {
-        const int64_t first = piece % pieces * at_once, last = std::min(weights->ne[1], first + at_once);
+        const int64_t expert = piece / pieces, first = piece % pieces * at_once;
+        const char * data = weights->data + expert * weights->nb[2] + first * weights->nb[1];
+        const int64_t count = std::min(at_once, weights->ne[1] - first);
+        Task task{format, data, count, work.size, nullptr, nullptr, work.rows};
         if (!work.experts) {
-            multiply_all(format, weights, weights->data, first, last, work.rows, [&](int64_t i, float *& to) {
+            multiply_piece(task, first, [&](int64_t i, float *& to) {
                 to = (float *) (op->data + i * op->nb[1]);
                 return work.row(i);
             });
             continue;
         }
-        const int64_t expert = piece / pieces;
-        const int32_t begin = work.begins[expert], end = work.begins[expert + 1];
-        const char * data = weights->data + expert * weights->nb[2];
-        multiply_all(format, weights, data, first, last, end - begin, [&](int64_t i, float *& to) {
+        const int32_t begin = work.begins[expert];
+        task.many = work.begins[expert + 1] - begin;
+        multiply_piece(task, first, [&](int64_t i, float *& to) {
             const Chosen one = work.chosen[begin + i];
             to = (float *) (op->data + one.use * op->nb[1] + one.token * op->nb[2]);
             return work.row(one.token * op->src[1]->ne[1] + one.use % op->src[1]->ne[1]);
