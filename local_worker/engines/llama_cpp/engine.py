@@ -39,21 +39,21 @@ class LlamaCppEngine(ProcessEngine):
     """
 
     def __init__(self, config: LlamaConfig) -> None:
-        self._wants_kernel = config.kernels == OWN and config.gpu_layers == 0
-        program = Program(NAME, WORKER, config.model_path, config, environment(os.environ))
-        super().__init__(program)
+        self._wants_kernels = config.kernels == OWN and config.gpu_layers == 0
+        env = {KERNELS: "", **environment(os.environ)}
+        super().__init__(Program(NAME, WORKER, config.model_path, config, env))
 
     async def launch(self) -> None:
         """See `ProcessEngine.launch`; builds the kernels of this machine, where these are to be."""
-        if self._wants_kernel:
-            self._wants_kernel = False  # once: a restart has it, or does without
+        if self._wants_kernels:
+            kernels = ""
             try:
-                kernel = await asyncio.to_thread(build)
+                kernels = str(await asyncio.to_thread(build))
             except UnavailableError as error:
+                self._wants_kernels = False  # a restart does not try again
                 log.info("kernels stay llama.cpp's: %s", error)
-            else:
-                env = {**self._program.env, KERNELS: str(kernel)}
-                self._program = replace(self._program, env=env)
+            env = {**self._program.env, KERNELS: kernels}
+            self._program = replace(self._program, env=env)
         await super().launch()
 
 

@@ -11,12 +11,18 @@ from pathlib import Path
 
 from local_worker.engines.llama_cpp.kernels.hook import KERNELS, Hook
 
-_HOOK = Hook(Path(os.environ[KERNELS])) if os.environ.get(KERNELS) else None
-
-from llama_cpp import llama_cpp as lib  # noqa: E402  the kernels come first
+_HOOK: Hook | None = None
 
 why_not_own_kernels: str | None = None
 """Why the kernels are not used although they are there."""
+
+if os.environ.get(KERNELS):
+    try:
+        _HOOK = Hook(Path(os.environ[KERNELS]))
+    except OSError as error:
+        why_not_own_kernels = str(error)
+
+from llama_cpp import llama_cpp as lib  # noqa: E402  the kernels come first
 
 if _HOOK is not None:
     why_not_own_kernels = _HOOK.begin()

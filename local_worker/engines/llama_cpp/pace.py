@@ -109,9 +109,27 @@ class Pace:
             self._price[decoding] = mixed(known, max(price, 0.02), outlier=OUTLIER)
 
     def price(self, decoding: int) -> float:
-        """What one more row takes, of what a token takes in a step of so many sequences."""
+        """What one more row takes, of what a token takes in a step of so many sequences.
+
+        Where no step of about so many had more, it is what steps of more sequences took.
+        """
         near = min(self._price, key=lambda n: abs(n - decoding), default=None)
+        if near is not None and _alike(near, decoding):
+            return self._price[near]
+        rising = self._rise(decoding)
+        if rising is not None:
+            return rising
         return USUAL_PRICE if near is None else self._price[near]
+
+    def _rise(self, decoding: int) -> float | None:
+        """What a sequence more adds to a step, likewise; None before two sizes of it were seen."""
+        sizes = sorted(self._decode)
+        at = min(max(1, sum(size <= decoding for size in sizes)), len(sizes) - 1)
+        if at < 1:
+            return None
+        below, above = sizes[at - 1], sizes[at]
+        more = (self._decode[above] - self._decode[below]) / (above - below)
+        return max(more / ((self.decode_seconds(decoding) or 0.0) / decoding), 0.02)
 
     def _observe_beside(self, streams: float, prompt_tokens: int, seconds: float) -> None:
         """A chunk costs something of its own: where cells are separate, another pass over weights.
@@ -169,8 +187,8 @@ class Pace:
         """Whether to find out what the streams take alone."""
         if self._mixed < LOOK:
             return False
-        alike = any(max(n, decoding) <= ALIKE * min(n, decoding) for n in self._decode)
-        return not alike or self._mixed >= LOOK_AGAIN
+        known = any(_alike(n, decoding) for n in self._decode)
+        return not known or self._mixed >= LOOK_AGAIN
 
     def _streams(self, beside: Beside, decode: float) -> float:
         """What of a step with prompts in it is the streams', in seconds.
@@ -224,6 +242,10 @@ class Pace:
             return self._decode[below]
         share = (decoding - below) / (above - below)
         return self._decode[below] + share * (self._decode[above] - self._decode[below])
+
+
+def _alike(n: int, decoding: int) -> bool:
+    return max(n, decoding) <= ALIKE * min(n, decoding)
 
 
 def _size(prompt_tokens: int) -> int:

@@ -130,6 +130,9 @@ def main() -> None:
         return
     if native.why_not_own_kernels is not None:
         log.warning("kernels stay llama.cpp's: %s", native.why_not_own_kernels)
+    ours = ("attention", llama.passes_over_cells), ("products", llama.own_products)
+    if names := [name for name, is_own in ours if is_own]:
+        log.info("kernels of our own compute %s", " and ".join(names))
     try:
         kept, states = _kept_states(config, llama)
     except OSError as error:

@@ -14,6 +14,7 @@ import pytest
 from local_worker.engines.llama_cpp.config import LLAMA_CPP, LlamaConfig
 from local_worker.engines.llama_cpp.engine import LlamaCppEngine, environment
 from local_worker.engines.llama_cpp.kernels.build import UnavailableError
+from local_worker.engines.llama_cpp.kernels.hook import KERNELS
 from local_worker.errors import EngineDiedError, EngineNotReadyError, EngineStartError
 from local_worker.types import FinishReason, GenerationRequest, PromptSegment, SamplingParams
 
@@ -282,13 +283,14 @@ async def test_the_process_has_what_was_set_for_it(running_llama):
         assert b"glibc.malloc.hugetlb=" in environment_of(engine._child.process.pid)
 
 
-async def test_every_process_has_the_kernel_that_was_built(running_llama, kernel):
+async def test_every_process_has_the_kernel_that_was_built(running_llama, kernel, monkeypatch):
     async with running_llama() as engine:
         assert str(kernel) in maps_of(engine._child.process.pid)
         expected = await text(engine, await request_for(engine, temperature=0))
         os.kill(engine._child.process.pid, signal.SIGKILL)
         assert await text(engine, await request_for(engine, "again", temperature=0)) == expected
         assert str(kernel) in maps_of(engine._child.process.pid)
+    monkeypatch.setenv(KERNELS, str(kernel))  # not what says so
     async with running_llama(kernels=LLAMA_CPP) as engine:
         assert str(kernel) not in maps_of(engine._child.process.pid)
 

@@ -9,6 +9,7 @@ from local_worker.engines.llama_cpp.pace import (
     LOOK_AGAIN,
     RARELY,
     UNNOTICED,
+    USUAL_PRICE,
     Pace,
 )
 
@@ -273,3 +274,33 @@ def test_a_step_that_took_less_than_its_streams_were_thought_to_is_not_the_end()
     for tokens in (8, 24, 40, 56):
         pace.observe(8, tokens, 0.05)
     assert pace.prompt_tokens(Beside(8, 8, 1, 40), 400) >= LEAST_TOKENS
+
+
+def test_before_any_guess_a_row_costs_what_one_more_sequence_does():
+    pace = Pace()
+    assert pace.price(8) == USUAL_PRICE
+    pace.observe(8, 0, 0.008)
+    assert pace.price(8) == USUAL_PRICE, "of one size nothing is known about rows"
+    pace.observe(16, 0, 0.012)
+    assert pace.price(8) == pytest.approx(0.5), "half a millisecond, of one a token"
+    assert pace.price(16) == pytest.approx(0.5 / 0.75)
+    assert pace.price(32) == pytest.approx(0.5 / 0.75), "beyond them in proportion"
+
+
+def test_what_guesses_took_counts_beside_about_as_many_streams():
+    pace = Pace()
+    pace.observe(2, 0, 0.010)
+    pace.observe_more(2, 5, 0.015)
+    assert pace.price(2) == pytest.approx(0.2)
+    assert pace.price(30) == pytest.approx(0.2), "nothing better is known"
+    pace.observe(16, 0, 0.024)
+    pace.observe(32, 0, 0.040)
+    assert pace.price(3) == pytest.approx(0.2)
+    assert pace.price(30) == pytest.approx(0.001 / (0.038 / 30))
+
+
+def test_a_row_is_never_for_nothing():
+    pace = Pace()
+    pace.observe(6, 0, 0.041)
+    pace.observe(8, 0, 0.039)
+    assert pace.price(7) == 0.02

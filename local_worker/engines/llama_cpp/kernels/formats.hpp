@@ -9,6 +9,7 @@
 #include "vectors.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 namespace products {
 
@@ -53,6 +54,9 @@ inline __m512i nibbles(__m512i bytes, bool high) {
     return _mm512_and_si512(high ? _mm512_srli_epi16(bytes, 4) : bytes, _mm512_set1_epi8(15));
 }
 
+// Sums of what is infinite may be too large.
+inline int32_t times(int factor, int32_t sum) { return (int32_t) ((uint32_t) factor * (uint32_t) sum); }
+
 // Quantises some blocks of activations for weights in a format.
 //
 // Weights are multiplied without sign, which makes numbers `n` too large: for that, `-n` times the sum of the
@@ -63,20 +67,21 @@ inline void quantise(
     for (int64_t b = 0; b < blocks; ++b, from += block, numbers += block, sums += 2) {
         const __m512 low = _mm512_loadu_ps(from), high = _mm512_loadu_ps(from + 16);
         const float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-        const __m512 factor = _mm512_set1_ps(most == 0.0f ? 0.0f : 127.0f / most);
+        const __m512 factor = _mm512_set1_ps(most < 1e-30f ? 0.0f : 127.0f / most);
         const __m512i first = _mm512_cvtps_epi32(_mm512_mul_ps(low, factor));
         const __m512i second = _mm512_cvtps_epi32(_mm512_mul_ps(high, factor));
         _mm_storeu_si128((__m128i *) numbers, _mm512_cvtsepi32_epi8(first));
         _mm_storeu_si128((__m128i *) (numbers + 16), _mm512_cvtsepi32_epi8(second));
-        scales[b] = most / 127.0f;
+        // Not a number stays that: the largest may have left it out.
+        scales[b] = _mm512_cmp_ps_mask(low, high, _CMP_UNORD_Q) ? NAN : most / 127.0f;
         if (format == Format::q6_k) {
-            sums[0] = -32 * _mm512_reduce_add_epi32(first);
-            sums[1] = -32 * _mm512_reduce_add_epi32(second);
+            sums[0] = times(-32, _mm512_reduce_add_epi32(first));
+            sums[1] = times(-32, _mm512_reduce_add_epi32(second));
             continue;
         }
         const int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
-        const int times = format == Format::q4_0_by_eight ? -8 : format == Format::q8_0 ? -128 : 1;
-        sums[0] = sums[1] = times * sum;
+        const int factor_of_sum = format == Format::q4_0_by_eight ? -8 : format == Format::q8_0 ? -128 : 1;
+        sums[0] = sums[1] = times(factor_of_sum, sum);
     }
 }
 

@@ -48,17 +48,19 @@ struct Functions {
     void * (*type_of)(const Buffer *);
     void * (*repacked_type)();
 
-    // Whether all are there.
+    // Whether those are there that the hooks themselves need.
     bool find(void * library) {
+        find(library, "ggml_barrier", barrier);
+        find(library, "ggml_threadpool_chunk_set", chunk_set);
+        find(library, "ggml_threadpool_chunk_add", chunk_add);
+        find(library, "ggml_backend_buffer_get_type", type_of);
+        find(library, "_Z35ggml_backend_cpu_repack_buffer_typev", repacked_type);
         return find(library, "ggml_compute_forward_flash_attn_ext", attention)
             && find(library, "ggml_cpu_extra_compute_forward", extra)
-            && find(library, "ggml_cpu_extra_work_size", extra_work)
-            && find(library, "ggml_barrier", barrier)
-            && find(library, "ggml_threadpool_chunk_set", chunk_set)
-            && find(library, "ggml_threadpool_chunk_add", chunk_add)
-            && find(library, "ggml_backend_buffer_get_type", type_of)
-            && find(library, "_Z35ggml_backend_cpu_repack_buffer_typev", repacked_type);
+            && find(library, "ggml_cpu_extra_work_size", extra_work);
     }
+
+    bool can_multiply() const { return barrier && chunk_set && chunk_add && type_of && repacked_type; }
 
   private:
     template <typename Function>

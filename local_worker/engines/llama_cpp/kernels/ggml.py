@@ -49,6 +49,11 @@ class Ggml:
             ("ggml_get_data", pointer, [pointer]),
             ("ggml_permute", pointer, [pointer, pointer, *[ctypes.c_int] * 4]),
             ("ggml_flash_attn_ext", pointer, [*[pointer] * 5, *[number] * 3]),
+            (
+                "ggml_view_2d",
+                pointer,
+                [pointer, pointer, *[whole] * 2, *[ctypes.c_size_t] * 2],
+            ),
             ("ggml_mul_mat", pointer, [pointer] * 3),
             ("ggml_mul_mat_id", pointer, [pointer] * 4),
             ("ggml_get_rows", pointer, [pointer] * 3),

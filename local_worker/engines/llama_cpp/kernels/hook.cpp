@@ -41,8 +41,8 @@ const char * local_worker_kernels_begin(const char * name) {
 
 void local_worker_kernels_use(bool used) { is_used = used; }
 
-// Whether there are products for this processor.
-bool local_worker_kernels_multiply() { return products::exist; }
+// Whether there are products for this processor; not before `begin`.
+bool local_worker_kernels_multiply() { return products::exist && functions.can_multiply(); }
 
 // Operations computed here, so far.
 int64_t local_worker_kernels_attentions() { return attentions; }
@@ -56,7 +56,7 @@ void ggml_compute_forward_flash_attn_ext(const Params * params, Tensor * dst) {
 
 // Which ggml asks first, for each operation.
 bool ggml_cpu_extra_compute_forward(Params * params, Tensor * op) {
-    const auto format = used() && !params->use_ref ? products::suits(op) : products::Format::none;
+    const auto format = used() ? products::suits(op) : products::Format::none;
     if (format == products::Format::none) return functions.extra(params, op);
     count(params, all_products);
     products::compute(params, op, format);

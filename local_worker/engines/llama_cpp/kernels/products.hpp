@@ -77,11 +77,11 @@ __attribute__((noinline)) void multiply_tile(
                 const __m512 second = whole(dots<2, 4>(low, numbers), dots<2, 4>(high, numbers), other);
                 total[r] = _mm512_fmadd_ps(first, _mm512_mul_ps(of.scales[0], scale), total[r]);
                 total[r] = _mm512_fmadd_ps(second, _mm512_mul_ps(of.scales[1], scale), total[r]);
-                continue;
+            } else {
+                const __m512i added = Weights::has_least ? _mm512_setzero_si512() : sum;
+                const __m512 dot = whole(dots<0, 4>(low, numbers), dots<0, 4>(high, numbers), added);
+                total[r] = _mm512_fmadd_ps(dot, _mm512_mul_ps(of.scales[0], scale), total[r]);
             }
-            const __m512i added = Weights::has_least ? _mm512_setzero_si512() : sum;
-            const __m512 dot = whole(dots<0, 4>(low, numbers), dots<0, 4>(high, numbers), added);
-            total[r] = _mm512_fmadd_ps(dot, _mm512_mul_ps(of.scales[0], scale), total[r]);
             if constexpr (Weights::has_least) {
                 const __m512 all = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
                 total[r] = _mm512_fnmadd_ps(of.least, all, total[r]);
@@ -149,7 +149,6 @@ inline void multiply_one_by_one(const Task & task) {
 }
 
 inline void multiply(const Task & task) {
-    if (task.many == 0) return;  // an expert's, whom nobody has chosen
     switch (task.format) {
         case Format::q4_0_by_eight: return multiply_by_eight<Q4_0>(task);
         case Format::q4_k_by_eight: return multiply_by_eight<Q4_K>(task);

@@ -4,6 +4,9 @@
 #include "ggml.hpp"
 #include "products.hpp"
 
+#include <cstdio>
+#include <cstdlib>
+
 namespace products {
 
 using ggml::Params;
@@ -31,7 +34,7 @@ inline bool is_flat(const Tensor * t) {
 
 // What `op` multiplies with, where the kernel computes it.
 inline Format suits(const Tensor * op) {
-    if (!exist || (op->op != ggml::MUL_MAT && op->op != ggml::MUL_MAT_ID)) return Format::none;
+    if (!exist || !ggml::functions.can_multiply() || (op->op != ggml::MUL_MAT && op->op != ggml::MUL_MAT_ID)) return Format::none;
     const Tensor *weights = op->src[0], *rows = op->src[1];
     const Format format = format_of(weights);
     const Layout layout = layout_of(format);
@@ -48,42 +51,57 @@ inline Format suits(const Tensor * op) {
     return ids->type == ggml::I32 && is_plain ? format : Format::none;
 }
 
-// Which expert has which rows of activations, and where their results go.
-struct Chosen {
-    int32_t use, token;  // indices of `op`'s second and third dimension
+// A row of activations, and the row of results that it is for.
+struct Pair {
+    int32_t from, to;
+};
+
+// Some of these, that meet the same weights: an expert's.
+struct Share {
+    int32_t expert, begin, end;
 };
 
 // What threads share during an operation, in ggml's own memory for that.
 struct Work {
-    int64_t size, rows, blocks, experts;
+    int64_t size, rows, blocks, experts, results;
     int8_t * numbers;  // [rows][size]
     float * scales;  // [rows][blocks]
     int32_t * sums;  // [rows][blocks][2]
-    Chosen * chosen;  // expert by expert
-    int32_t * begins;  // of each expert's, and the end
+    Pair * pairs;  // [results], expert by expert
+    Share * shares;  // of experts that somebody has chosen
+    int32_t * many_shares;
+    int32_t * begins;  // [experts + 1], to sort with
+    uintptr_t end;
 
-    Work(const Tensor * op, char * memory) {
+    Work(const Tensor * op, uintptr_t memory) {
         const Tensor *from = op->src[1], *ids = op->op == ggml::MUL_MAT_ID ? op->src[2] : nullptr;
         size = from->ne[0];
         rows = from->ne[1] * from->ne[2] * from->ne[3];
         blocks = size / block;
-        experts = ids ? op->src[0]->ne[2] : 0;
-        numbers = (int8_t *) (((uintptr_t) memory + line - 1) / line * line);
-        scales = (float *) (numbers + rows * size);
-        sums = (int32_t *) (scales + rows * blocks);
-        chosen = (Chosen *) (sums + 2 * rows * blocks);
-        begins = (int32_t *) (chosen + (ids ? ids->ne[0] * ids->ne[1] : 0));
+        experts = ids ? op->src[0]->ne[2] : 1;
+        results = ids ? ids->ne[0] * ids->ne[1] : rows;
+        end = (memory + line - 1) / line * line;
+        place(numbers, rows * size);
+        place(scales, rows * blocks);
+        place(sums, 2 * rows * blocks);
+        place(pairs, results);
+        place(shares, experts);
+        place(many_shares, 1);
+        place(begins, experts + 1);
     }
 
-    static size_t bytes(const Tensor * op) {
-        const Work work(op, nullptr);
-        return (uintptr_t) (work.begins + work.experts + 1) + line;
-    }
+    static size_t bytes(const Tensor * op) { return Work(op, 0).end + line; }
 
     Row row(int64_t i) const { return {numbers + i * size, scales + i * blocks, sums + 2 * i * blocks}; }
 
   private:
-    static constexpr uintptr_t line = 64;  // loads of whole registers are to be of whole lines
+    static constexpr uintptr_t line = 64;  // of the cache
+
+    template <typename T>
+    void place(T *& array, int64_t count) {
+        array = (T *) end;
+        end += count * sizeof(T);
+    }
 };
 
 // The thread's share of all activations.
@@ -99,75 +117,70 @@ inline void quantise_share(const Params * params, const Tensor * from, Format fo
 }
 
 // Sorts rows by the expert that they go to.
-inline void choose(const Tensor * ids, const Work & work) {
+inline void choose(const Tensor * op, const Work & work) {
+    const Tensor *ids = op->src[2], *from = op->src[1];
     int32_t * begins = work.begins;
     std::fill(begins, begins + work.experts + 1, 0);
     const auto each = [&](auto part) {
-        for (int32_t token = 0; token < ids->ne[1]; ++token) {
-            for (int32_t use = 0; use < ids->ne[0]; ++use) {
+        for (int64_t token = 0; token < ids->ne[1]; ++token) {
+            for (int64_t use = 0; use < ids->ne[0]; ++use) {
                 const int32_t expert = *(const int32_t *) (ids->data + token * ids->nb[1] + use * ids->nb[0]);
-                if (expert < 0 || expert >= work.experts) __builtin_trap();
-                part(expert, Chosen{use, token});
+                if (expert < 0 || expert >= work.experts) {
+                    fprintf(stderr, "there is no expert %d of %d\n", (int) expert, (int) work.experts);
+                    abort();
+                }
+                const int64_t row = token * from->ne[1] + use % from->ne[1];
+                part(expert, Pair{(int32_t) row, (int32_t) (token * ids->ne[0] + use)});
             }
         }
     };
-    each([&](int32_t expert, Chosen) { ++begins[expert + 1]; });
+    each([&](int32_t expert, Pair) { ++begins[expert + 1]; });
     for (int64_t i = 0; i < work.experts; ++i) begins[i + 1] += begins[i];
-    each([&](int32_t expert, Chosen one) { work.chosen[begins[expert]++] = one; });
-    for (int64_t i = work.experts; i > 0; --i) begins[i] = begins[i - 1];
-    begins[0] = 0;
+    each([&](int32_t expert, Pair pair) { work.pairs[begins[expert]++] = pair; });  // now the ends
+    int32_t many = 0;
+    for (int32_t i = 0; i < work.experts; ++i) {
+        const int32_t begin = i ? begins[i - 1] : 0;
+        if (begin < begins[i]) work.shares[many++] = {i, begin, begins[i]};
+    }
+    *work.many_shares = many;
 }
 
-// Some rows of weights, with `many` rows of activations: `part(i, output)` says which, and where to.
-template <typename Part>
-inline void multiply_piece(Task task, int64_t first, Part part) {
-    thread_local std::vector<Row> rows;
-    thread_local std::vector<float *> outputs;
-    rows.resize(task.many);
-    outputs.resize(task.many);
-    for (int64_t i = 0; i < task.many; ++i) {
-        rows[i] = part(i, outputs[i]);
-        outputs[i] += first;
-    }
-    task.rows = rows.data();
-    task.outputs = outputs.data();
-    multiply(task);
+// All rows, in their order, with the only weights.
+inline void take_all(const Work & work) {
+    for (int32_t i = 0; i < work.rows; ++i) work.pairs[i] = {i, i};
+    work.shares[0] = {0, 0, (int32_t) work.rows};
+    *work.many_shares = 1;
 }
 
 inline void compute(const Params * params, const Tensor * op, Format format) {
     const Tensor * weights = op->src[0];
-    const Work work(op, params->wdata);
+    const Work work(op, (uintptr_t) params->wdata);
     quantise_share(params, op->src[1], format, work);
     if (params->ith == 0) {
-        if (work.experts) choose(op->src[2], work);
+        op->op == ggml::MUL_MAT_ID ? choose(op, work) : take_all(work);
         ggml::functions.chunk_set(params->threadpool, params->nth);
     }
     ggml::functions.barrier(params->threadpool);
 
+    thread_local std::vector<Row> rows;
+    thread_local std::vector<float *> outputs;
     const int64_t fair = weights->ne[1] / (8 * params->nth) / 16 * 16;
     const int64_t at_once = std::clamp<int64_t>(fair, 16, most_weights);
-    const int64_t pieces = (weights->ne[1] + at_once - 1) / at_once;
-    const int64_t all = pieces * std::max<int64_t>(1, work.experts);
+    const int64_t pieces = (weights->ne[1] + at_once - 1) / at_once, all = pieces * *work.many_shares;
     int64_t piece = params->ith;
     for (; piece < all; piece = ggml::functions.chunk_add(params->threadpool, 1)) {
-        const int64_t expert = piece / pieces, first = piece % pieces * at_once;
-        const char * data = weights->data + expert * weights->nb[2] + first * weights->nb[1];
-        const int64_t count = std::min(at_once, weights->ne[1] - first);
-        Task task{format, data, count, work.size, nullptr, nullptr, work.rows};
-        if (!work.experts) {
-            multiply_piece(task, first, [&](int64_t i, float *& to) {
-                to = (float *) (op->data + i * op->nb[1]);
-                return work.row(i);
-            });
-            continue;
+        const Share share = work.shares[piece / pieces];
+        const int64_t first = piece % pieces * at_once, many = share.end - share.begin;
+        rows.resize(many);
+        outputs.resize(many);
+        for (int64_t i = 0; i < many; ++i) {
+            const Pair pair = work.pairs[share.begin + i];
+            rows[i] = work.row(pair.from);
+            outputs[i] = (float *) (op->data + pair.to * op->nb[1]) + first;
         }
-        const int32_t begin = work.begins[expert];
-        task.many = work.begins[expert + 1] - begin;
-        multiply_piece(task, first, [&](int64_t i, float *& to) {
-            const Chosen one = work.chosen[begin + i];
-            to = (float *) (op->data + one.use * op->nb[1] + one.token * op->nb[2]);
-            return work.row(one.token * op->src[1]->ne[1] + one.use % op->src[1]->ne[1]);
-        });
+        const char * data = weights->data + share.expert * weights->nb[2] + first * weights->nb[1];
+        const int64_t count = std::min(at_once, weights->ne[1] - first);
+        multiply({format, data, count, work.size, rows.data(), outputs.data(), many});
     }
 }
 

@@ -43,3 +43,12 @@ def test_another_llama_cpp_than_it_was_checked_with_keeps_its_own(kernel, tmp_pa
     answer = said(**{KERNELS: str(kernel), "LD_LIBRARY_PATH": str(tmp_path)})
     assert answer.startswith("False ")
     assert "was loaded instead of" in answer
+
+
+def test_a_file_that_cannot_be_loaded_keeps_llama_cpps(tmp_path):
+    """The disk was full, or the power went, when it was written."""
+    broken = tmp_path / "kernels.so"
+    broken.touch()
+    assert said(**{KERNELS: str(broken)}) == f"False {broken}: file too short"
+    broken.unlink()
+    assert said(**{KERNELS: str(broken)}).startswith(f"False {broken}: cannot open shared object")
