@@ -113,6 +113,7 @@ class Pace:
 
         Where no step of about so many had more, it is what steps of more sequences took.
         """
+        decoding = max(1, decoding)  # there may be none, of which nobody asks for a guess
         near = min(self._price, key=lambda n: abs(n - decoding), default=None)
         if near is not None and _alike(near, decoding):
             return self._price[near]

@@ -304,3 +304,4 @@ def test_a_row_is_never_for_nothing():
     pace.observe(6, 0, 0.041)
     pace.observe(8, 0, 0.039)
     assert pace.price(7) == 0.02
+    assert pace.price(0) == pace.price(1), "where there are only prompts"
