@@ -90,8 +90,8 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="llama.cpp: KV cells that sequences share, or, where attention is llama.cpp's and "
         "prompts turn out to share nothing, cells of their own (default: %(default)s)")  # fmt: skip
     add("--kernels", choices=(OWN, LLAMA_CPP), default=OWN,
-        help="llama.cpp on x86 processors: who computes attention and products, this project or "
-        "llama.cpp's (default: %(default)s)")  # fmt: skip
+        help="llama.cpp on x86 processors under Linux: whose kernels compute attention and "
+        "products, this project's or llama.cpp's (default: %(default)s)")  # fmt: skip
     add("--pin-prefix", type=Path, action="append", default=[], metavar="FILE",
         help="llama.cpp: a system prompt (text), or messages (.json), to compute at start and "
         "keep for everybody; may be repeated")  # fmt: skip

@@ -51,7 +51,7 @@ class LlamaCppEngine(ProcessEngine):
                 kernels = str(await asyncio.to_thread(build))
             except UnavailableError as error:
                 self._wants_kernels = False  # a restart does not try again
-                log.info("kernels stay llama.cpp's: %s", error)
+                log.warning("kernels stay llama.cpp's: %s", error)
             env = {**self._program.env, KERNELS: kernels}
             self._program = replace(self._program, env=env)
         await super().launch()

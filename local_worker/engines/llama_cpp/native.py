@@ -19,7 +19,7 @@ why_not_own_kernels: str | None = None
 if os.environ.get(KERNELS):
     try:
         _HOOK = Hook(Path(os.environ[KERNELS]))
-    except OSError as error:
+    except (OSError, AttributeError) as error:  # it cannot be loaded, or is another library
         why_not_own_kernels = str(error)
 
 from llama_cpp import llama_cpp as lib  # noqa: E402  the kernels come first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import logging
 import os
 import platform
 import shlex
@@ -19,6 +20,8 @@ from local_worker.probe.host import parse_cpuinfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Set
+
+log = logging.getLogger(__name__)
 
 BINDING = "llama-cpp-python"
 VERSIONS = frozenset({"0.3.36"})
@@ -118,22 +121,40 @@ def build(environ: Mapping[str, str] = os.environ) -> Path:
         path = kernel_file(environ)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _refuse_open(path.parent)
-        if not path.exists():
+        if not _is_whole(path):
+            log.warning("compiling kernels for this processor: some seconds, once")
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 fresh = Path(folder) / path.name
                 compile_to(fresh, environ)
                 _check(fresh)
+                _digest_file(path).write_text(_digest(fresh), encoding="ascii")
                 fresh.replace(path)
     except (OSError, ValueError) as error:  # of a $CXX that is no command line, too
         raise UnavailableError(str(error)) from error
     return path
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether it is there as it was checked: part of one would end the process that loads it."""
+    try:
+        return _digest_file(path).read_text(encoding="ascii") == _digest(path)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _refuse_open(folder: Path) -> None:
     """What lies there is run: nobody else may be able to put anything there."""
     status = folder.stat()
     if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise UnavailableError(f"{folder} is open to others: chmod 700 it, or remove it")
+        raise UnavailableError(f"{folder} is open to others, or theirs: chmod 700 or remove it")
 
 
 def compile_to(path: Path, environ: Mapping[str, str], flags: tuple[str, ...] = FLAGS) -> None:
@@ -155,7 +176,7 @@ def compile_to(path: Path, environ: Mapping[str, str], flags: tuple[str, ...] = 
 def _check(path: Path) -> None:
     """In a process of its own: what lies elsewhere than hook.cpp believes may end it."""
     command = [sys.executable, "-m", f"{__package__}.check", str(path)]
-    _run(command, CHECK_SECONDS, "its results are not llama.cpp's")
+    _run(command, CHECK_SECONDS, "it does not pass its check")
 
 
 def _run(command: list[str], seconds: float, failure: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,22 @@ def test_it_is_built_once(environ, monkeypatch):
     assert build(environ) == path
 
 
+@pytest.mark.parametrize("left", [0, 70_000, None])
+def test_what_is_not_as_it_was_checked_is_built_again(environ, left):
+    """The power went, or the disk was full: loading a part of it would end the process."""
+    path = build(environ)
+    whole = path.read_bytes()
+    path.write_bytes(b"another file" if left is None else whole[:left])
+    assert build(environ) == path
+    assert path.stat().st_size == len(whole)
+
+
+def test_every_source_makes_another_file():
+    here = Path(built.__file__).parent
+    sources = {path.name for path in here.iterdir() if path.suffix in {".hpp", ".cpp", ".map"}}
+    assert set(built.SOURCES) == sources
+
+
 def test_another_source_is_another_file(environ, monkeypatch):
     before = built.kernel_file(environ)
     monkeypatch.setattr(built, "SOURCES", (*built.SOURCES, "build.py"))
@@ -80,7 +97,7 @@ def test_nothing_is_left_of_a_kernel_that_is_wrong(environ, tmp_path, right, wro
     script = COMPILER.format(python=sys.executable, folder=tmp_path, right=right, wrong=wrong)
     compiler.write_text(script)
     compiler.chmod(0o755)
-    said = rf"its results are not llama\.cpp's: .* off for {operation}"
+    said = rf"it does not pass its check: .* off for {operation}"
     with pytest.raises(UnavailableError, match=said):
         build({**environ, "CXX": str(compiler)})
     assert not list(tmp_path.rglob("*.so"))
@@ -108,7 +125,7 @@ def test_a_folder_that_others_can_write_to_is_not_trusted(environ):
     """What lies there is loaded into the process: somebody could have put it there."""
     path = build(environ)
     path.parent.chmod(0o770)
-    with pytest.raises(UnavailableError, match="is open to others: chmod 700"):
+    with pytest.raises(UnavailableError, match="is open to others, or theirs: chmod 700"):
         build(environ)
 
 
