@@ -124,13 +124,13 @@ class Pace:
 
     def _rise(self, decoding: int) -> float | None:
         """What a sequence more adds to a step, likewise; None before two sizes of it were seen."""
-        sizes = sorted(self._decode)
+        sizes, seconds = sorted(self._decode), self.decode_seconds(decoding)
         at = min(max(1, sum(size <= decoding for size in sizes)), len(sizes) - 1)
-        if at < 1:
+        if at < 1 or not seconds:
             return None
         below, above = sizes[at - 1], sizes[at]
         more = (self._decode[above] - self._decode[below]) / (above - below)
-        return max(more / ((self.decode_seconds(decoding) or 0.0) / decoding), 0.02)
+        return max(more / (seconds / decoding), 0.02)
 
     def _observe_beside(self, streams: float, prompt_tokens: int, seconds: float) -> None:
         """A chunk costs something of its own: where cells are separate, another pass over weights.

@@ -51,6 +51,11 @@ class Product:
     uses: int = 1
     shared: bool = True
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the weights: experts, or 1; rows, and numbers of each."""
+        return max(1, self.experts), self.count, self.size
+
 
 PRODUCTS = (
     *(
@@ -99,7 +104,7 @@ class Operands:
 def operands(ggml: Ggml, product: Product, seed: int = 0) -> Operands:
     """Normally distributed ones."""
     rng = np.random.default_rng(seed)
-    weights = rng.normal(size=(max(1, product.experts), product.count, product.size))
+    weights = rng.normal(size=product.shape)
     each = 1 if product.shared else product.uses
     rows = rng.normal(size=(product.rows, each, product.size)).astype(np.float32)
     rows[0, 0, :BLOCK] = 0.0
@@ -122,12 +127,12 @@ def quantised(rows: Array) -> Array:
 
 def exact(ggml: Ggml, product: Product, given: Operands, rows: Array) -> Array:
     """The product with these rows in FP64: [rows, uses, count]."""
-    shape = (max(1, product.experts), product.count, product.size)
-    with ggml.graph(given.weights.nbytes + 8 * shape[0] * shape[1] * shape[2]) as graph:
-        flat = (shape[0] * shape[1], shape[2])
+    experts, count, size = product.shape
+    with ggml.graph(given.weights.nbytes + 8 * experts * count * size) as graph:
+        flat = (experts * count, size)
         all_rows = graph.tensor(np.arange(flat[0], dtype=np.int32))
         weights = graph.add("get_rows", graph.raw(product.kind, flat, given.weights), all_rows)
-        values = graph.ending_in(weights, shape)(1).astype(np.float64)
+        values = graph.ending_in(weights, product.shape)(1).astype(np.float64)
     spread = np.broadcast_to(rows, (product.rows, product.uses, product.size)).astype(np.float64)
     result: Array = np.empty((product.rows, product.uses, product.count))
     if given.ids is None:
@@ -146,9 +151,8 @@ def operation(ggml: Ggml, product: Product, given: Operands) -> Iterator[Callabl
     Returns:
         [rows, uses, count], by the kernel or without it, as was said last.
     """
-    shape = (max(1, product.experts), product.count, product.size)
     size = given.weights.nbytes + given.rows.nbytes + 4 * product.rows * product.count * 8
-    with ggml.graph(size) as graph, _weights(ggml, graph, product, shape, given) as weights:
+    with ggml.graph(size) as graph, _weights(ggml, graph, product, given) as weights:
         if given.ids is None:
             result = graph.add("mul_mat", weights, graph.tensor(given.rows[:, 0]))
         else:
@@ -161,14 +165,12 @@ def operation(ggml: Ggml, product: Product, given: Operands) -> Iterator[Callabl
 
 
 @contextmanager
-def _weights(
-    ggml: Ggml, graph: Graph, product: Product, shape: tuple[int, ...], given: Operands
-) -> Iterator[int]:
+def _weights(ggml: Ggml, graph: Graph, product: Product, given: Operands) -> Iterator[int]:
     if product.kind in REPACKED:
-        with ggml.repacked(product.kind, shape, given.weights) as weights:
+        with ggml.repacked(product.kind, product.shape, given.weights) as weights:
             yield weights
     else:
-        yield graph.raw(product.kind, shape, given.weights)
+        yield graph.raw(product.kind, product.shape, given.weights)
 
 
 def computed(ggml: Ggml, product: Product, given: Operands, threads: int = 2) -> Array:

@@ -31,7 +31,6 @@ struct Params {  // ggml_compute_params
     size_t wsize;
     char * wdata;  // shared by these
     void * threadpool;
-    bool use_ref;
 };
 
 constexpr int F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, Q4_K = 12, Q6_K = 14, I32 = 26;

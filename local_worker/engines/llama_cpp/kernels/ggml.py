@@ -45,7 +45,6 @@ class Ggml:
             ("ggml_init", pointer, [_Init]),
             ("ggml_free", None, [pointer]),
             ("ggml_new_tensor_4d", pointer, [pointer, ctypes.c_int, *[whole] * 4]),
-            ("ggml_nbytes", ctypes.c_size_t, [pointer]),
             ("ggml_get_data", pointer, [pointer]),
             ("ggml_permute", pointer, [pointer, pointer, *[ctypes.c_int] * 4]),
             ("ggml_flash_attn_ext", pointer, [*[pointer] * 5, *[number] * 3]),

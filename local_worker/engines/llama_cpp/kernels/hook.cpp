@@ -21,6 +21,8 @@ std::atomic<int64_t> attentions{0}, all_products{0};
 
 bool used() { return is_used.load(std::memory_order_relaxed); }
 
+products::Format format_of(const Tensor * op) { return used() ? products::suits(op) : products::Format::none; }
+
 void count(const Params * params, std::atomic<int64_t> & times) {
     if (params->ith == 0) times.fetch_add(1, std::memory_order_relaxed);
 }
@@ -56,7 +58,7 @@ void ggml_compute_forward_flash_attn_ext(const Params * params, Tensor * dst) {
 
 // Which ggml asks first, for each operation.
 bool ggml_cpu_extra_compute_forward(Params * params, Tensor * op) {
-    const auto format = used() ? products::suits(op) : products::Format::none;
+    const auto format = format_of(op);
     if (format == products::Format::none) return functions.extra(params, op);
     count(params, all_products);
     products::compute(params, op, format);
@@ -64,7 +66,7 @@ bool ggml_cpu_extra_compute_forward(Params * params, Tensor * op) {
 }
 
 bool ggml_cpu_extra_work_size(int threads, const Tensor * op, size_t * size) {
-    if (!used() || products::suits(op) == products::Format::none) return functions.extra_work(threads, op, size);
+    if (format_of(op) == products::Format::none) return functions.extra_work(threads, op, size);
     *size = products::Work::bytes(op);
     return true;
 }

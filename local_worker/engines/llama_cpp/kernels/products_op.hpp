@@ -63,11 +63,11 @@ struct Share {
 
 // What threads share during an operation, in ggml's own memory for that.
 struct Work {
-    int64_t size, rows, blocks, experts, results;
+    int64_t size, rows, blocks, experts;
     int8_t * numbers;  // [rows][size]
     float * scales;  // [rows][blocks]
     int32_t * sums;  // [rows][blocks][2]
-    Pair * pairs;  // [results], expert by expert
+    Pair * pairs;  // of each row of results, expert by expert
     Share * shares;  // of experts that somebody has chosen
     int32_t * many_shares;
     int32_t * begins;  // [experts + 1], to sort with
@@ -79,12 +79,11 @@ struct Work {
         rows = from->ne[1] * from->ne[2] * from->ne[3];
         blocks = size / block;
         experts = ids ? op->src[0]->ne[2] : 1;
-        results = ids ? ids->ne[0] * ids->ne[1] : rows;
         end = (memory + line - 1) / line * line;
         place(numbers, rows * size);
         place(scales, rows * blocks);
         place(sums, 2 * rows * blocks);
-        place(pairs, results);
+        place(pairs, ids ? ids->ne[0] * ids->ne[1] : rows);
         place(shares, experts);
         place(many_shares, 1);
         place(begins, experts + 1);
